@@ -1,0 +1,320 @@
+"""The same work, done by anyslots and by what people use instead.
+
+Each program runs ``jobs`` jobs inside a running event loop. While jobs are `counted`, `done` is how
+many have run to their end, for `compare.py` to see that no program is quick by leaving some out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import anyio
+import trio
+
+from anyslots import Executor, Rate, gather
+
+Program = Callable[[int], Awaitable[object]]
+
+SLOTS = 100
+
+done = 0
+
+
+async def asyncio_job(_: int = 0) -> None:
+    await asyncio.sleep(0)
+
+
+async def trio_job(_: int = 0) -> None:
+    await trio.lowlevel.checkpoint()
+
+
+async def instant_job(_: int = 0) -> None:
+    pass
+
+
+@contextmanager
+def counted() -> Iterator[None]:
+    """Have the jobs count themselves, which takes time of its own."""
+
+    def counting(job: Any) -> Any:
+        async def counting_job(_: int = 0) -> None:
+            global done
+            await job()
+            done += 1
+
+        return counting_job
+
+    jobs = {name: globals()[name] for name in ("asyncio_job", "trio_job", "instant_job")}
+    globals().update((name, counting(job)) for name, job in jobs.items())
+    try:
+        yield
+    finally:
+        globals().update(jobs)
+
+
+def plain_job() -> int:
+    return 1
+
+
+# Ours: made for a job, so that both event loops run the same code.
+
+
+def submit(job: Any, slots: float = SLOTS, **options: Any) -> Program:
+    async def program(jobs: int) -> None:
+        async with Executor(slots, **options) as executor:
+            for _ in range(jobs):
+                executor.submit(job)
+
+    return program
+
+
+def submit_and_await_each(job: Any) -> Program:
+    async def program(jobs: int) -> None:
+        async with Executor(SLOTS) as executor:
+            for future in [executor.submit(job) for _ in range(jobs)]:
+                await future
+
+    return program
+
+
+def submit_and_gather(job: Any) -> Program:
+    async def program(jobs: int) -> None:
+        async with Executor(SLOTS) as executor:
+            await gather(*[executor.submit(job) for _ in range(jobs)])
+
+    return program
+
+
+def map_to_list(job: Any, ordered: bool = True) -> Program:
+    async def program(jobs: int) -> None:
+        async with Executor(SLOTS) as executor:
+            await executor.map(job, range(jobs), ordered=ordered)
+
+    return program
+
+
+def map_as_stream(job: Any) -> Program:
+    async def program(jobs: int) -> None:
+        async with Executor(SLOTS) as executor:
+            async for _ in executor.map(job, range(jobs)):
+                pass
+
+    return program
+
+
+def ten_lanes(job: Any) -> Program:
+    async def program(jobs: int) -> None:
+        async with Executor(SLOTS) as executor:
+            lanes = [executor.lane(slots=SLOTS // 5) for _ in range(10)]
+            for number in range(jobs):
+                lanes[number % 10].submit(job)
+
+    return program
+
+
+def one_at_a_time(job: Any) -> Program:
+    async def program(jobs: int) -> None:
+        async with Executor(SLOTS) as executor:
+            for _ in range(jobs):
+                await executor.submit(job)
+
+    return program
+
+
+def submit_and_cancel(job: Any) -> Program:
+    async def program(jobs: int) -> None:
+        global done
+        async with Executor(1) as executor:
+            for _ in range(jobs):
+                executor.submit(job)
+            executor.cancel()
+            done += executor.statistics().cancelled
+
+    return program
+
+
+def at_most(jobs_a_second: int) -> Rate:
+    """A rate that nothing reaches: what it costs to count starts."""
+    return Rate(jobs_a_second, per=1)
+
+
+# What else runs under asyncio.
+
+
+async def asyncio_bare_tasks(jobs: int) -> None:
+    async def work(numbers: Iterator[int]) -> None:
+        for _ in numbers:
+            await asyncio_job()
+
+    numbers = iter(range(jobs))
+    await asyncio.gather(*(work(numbers) for _ in range(SLOTS)))
+
+
+async def asyncio_unlimited(jobs: int) -> None:
+    await asyncio.gather(*[asyncio.create_task(asyncio_job()) for _ in range(jobs)])
+
+
+async def asyncio_unlimited_instant(jobs: int) -> None:
+    await asyncio.gather(*[asyncio.create_task(instant_job()) for _ in range(jobs)])
+
+
+async def asyncio_semaphore_gather(jobs: int) -> None:
+    semaphore = asyncio.Semaphore(SLOTS)
+
+    async def limited() -> None:
+        async with semaphore:
+            await asyncio_job()
+
+    await asyncio.gather(*[limited() for _ in range(jobs)])
+
+
+async def asyncio_semaphore_task_group(jobs: int) -> None:
+    semaphore = asyncio.Semaphore(SLOTS)
+
+    async def limited() -> None:
+        async with semaphore:
+            await asyncio_job()
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(jobs):
+            group.create_task(limited())
+
+
+async def asyncio_one_at_a_time(jobs: int) -> None:
+    for _ in range(jobs):
+        await asyncio.create_task(asyncio_job())
+
+
+class AsyncExecutor:
+    """The program that anyslots grew from, as it worked: a list of what isn't launched yet."""
+
+    def __init__(self, slots: int) -> None:
+        self._free = slots
+        self._actions: list[tuple[Any, asyncio.Future[Any]]] = []
+
+    def submit(self, action: Any) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._actions.append((action, future))
+        self._launch()
+        return future
+
+    def _launch(self) -> None:
+        while self._free and self._actions:
+            action, future = self._actions.pop(0)
+            self._free -= 1
+            asyncio.ensure_future(action()).add_done_callback(
+                lambda task, future=future: self._end(task, future)
+            )
+
+    def _end(self, task: asyncio.Task[Any], future: asyncio.Future[Any]) -> None:
+        self._free += 1
+        future.set_result(task.result())
+        self._launch()
+
+
+async def original_program(jobs: int) -> None:
+    executor = AsyncExecutor(SLOTS)
+    await asyncio.gather(*[executor.submit(asyncio_job) for _ in range(jobs)])
+
+
+async def aiojobs_scheduler(jobs: int) -> None:
+    import aiojobs
+
+    async with aiojobs.Scheduler(limit=SLOTS, pending_limit=0) as scheduler:
+        spawned = [await scheduler.spawn(asyncio_job()) for _ in range(jobs)]
+        for job in spawned:
+            await job.wait()
+
+
+# What else runs under trio.
+
+
+async def trio_bare_tasks(jobs: int) -> None:
+    async def work(numbers: Iterator[int]) -> None:
+        for _ in numbers:
+            await trio_job()
+
+    numbers = iter(range(jobs))
+    async with trio.open_nursery() as nursery:
+        for _ in range(SLOTS):
+            nursery.start_soon(work, numbers)
+
+
+async def trio_unlimited(jobs: int) -> None:
+    async with trio.open_nursery() as nursery:
+        for _ in range(jobs):
+            nursery.start_soon(trio_job)
+
+
+async def trio_unlimited_instant(jobs: int) -> None:
+    async with trio.open_nursery() as nursery:
+        for _ in range(jobs):
+            nursery.start_soon(instant_job)
+
+
+async def trio_limiter(jobs: int) -> None:
+    limiter = trio.CapacityLimiter(SLOTS)
+
+    async def limited() -> None:
+        async with limiter:
+            await trio_job()
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(jobs):
+            nursery.start_soon(limited)
+
+
+# What runs under both.
+
+
+def anyio_limiter(job: Any) -> Program:
+    async def program(jobs: int) -> None:
+        limiter = anyio.CapacityLimiter(SLOTS)
+
+        async def limited() -> None:
+            async with limiter:
+                await job()
+
+        async with anyio.create_task_group() as group:
+            for _ in range(jobs):
+                group.start_soon(limited)
+
+    return program
+
+
+def anyio_amap(job: Any) -> Program:
+    async def program(jobs: int) -> None:
+        await anyio.amap(job, range(jobs))
+
+    return program
+
+
+def aiometer_run_all(job: Any) -> Program:
+    async def program(jobs: int) -> None:
+        import aiometer
+
+        await aiometer.run_all([job] * jobs, max_at_once=SLOTS)
+
+    return program
+
+
+def anyio_executor_map(job: Any) -> Program:
+    async def program(jobs: int) -> None:
+        import anyio_executor
+
+        async with anyio_executor.Executor(SLOTS) as executor:
+            async for _ in executor.map(job, range(jobs)):
+                pass
+
+    return program
+
+
+async def thread_pool(jobs: int) -> None:
+    global done
+    with ThreadPoolExecutor(SLOTS) as pool:
+        for future in [pool.submit(plain_job) for _ in range(jobs)]:
+            done += future.result()

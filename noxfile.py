@@ -1,0 +1,101 @@
+"""What CI runs, and nothing else by default: `nox -l` lists the sessions.
+
+`nox -s "tests-3.13(backend='trio')" -- -k cancel` runs one of them; what follows `--` goes to
+pytest.
+"""
+
+import nox
+
+nox.needs_version = ">=2025.10.14"
+nox.options.default_venv_backend = "uv|virtualenv"
+# An interpreter that isn't installed is skipped with a word: neither fetched nor an error, even
+# where CI is set, so that the same command passes on a machine with one Python.
+nox.options.download_python = "never"
+nox.options.error_on_missing_interpreters = False
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = nox.project.python_versions(PYPROJECT)
+BACKENDS = ["asyncio", "uvloop", "trio"]
+
+
+def group(name: str) -> tuple[str, ...]:
+    return nox.project.dependency_groups(PYPROJECT, name)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and formatting."""
+    session.install(*group("lint"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """Check the types of the library, and of the calls in tests/typing."""
+    session.install("-e", ".", *group("typing"))
+    session.run("mypy")
+
+
+# As many test processes as there are processors.
+PYTEST = ("-m", "pytest", "-n", "auto", "--dist", "worksteal")
+
+
+@nox.session(python=PYTHONS)
+@nox.parametrize("backend", BACKENDS)
+def tests(session: nox.Session, backend: str) -> None:
+    """Run the tests against the built package on one backend."""
+    session.install(".", *group("test"))
+    session.run("python", "-X", "dev", *PYTEST, f"--backend={backend}", *session.posargs)
+
+
+@nox.session(python=PYTHONS[0])
+def lowest(session: nox.Session) -> None:
+    """Run the tests with the oldest Python, anyio and trio that pyproject.toml allows."""
+    project = PYPROJECT["project"]
+    declared = project["dependencies"] + project["optional-dependencies"]["trio"]
+    pinned = [requirement.replace(">=", "==") for requirement in declared]
+    session.install(".", *group("test"), *pinned)
+    backends = ("--backend=asyncio", "--backend=trio")
+    session.run("python", "-X", "dev", *PYTEST, *backends, *session.posargs)
+
+
+measured: list[str] = []
+
+
+# Newest first, and only the first that is installed: one more run of the suite is enough. It's a
+# run of its own because tracing slows the code and keeps objects alive, which `tests` looks at.
+@nox.session(python=PYTHONS[::-1])
+def coverage(session: nox.Session) -> None:
+    """Run the tests on the newest Python that is installed; every line and branch must run."""
+    if measured:
+        session.skip(f"measured on Python {measured[0]}")
+    measured.append(session.python)
+    session.install("-e", ".", *group("test"))
+    session.run("coverage", "erase")
+    session.run("coverage", "run", *PYTEST)
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report")
+
+
+# Sessions that CI doesn't run go below, each with `default=False`.
+
+
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Measure anyslots beside what people use instead; `-- --help` says what can be chosen."""
+    session.install(".", *group("bench"))
+    session.run("python", "benchmarks/compare.py", *session.posargs)
+
+
+@nox.session(default=False)
+def soak(session: nox.Session) -> None:
+    """Run the property tests with thousands of random programs each, for about an hour."""
+    session.install(".", *group("test"))
+    those = session.posargs or [
+        "tests/test_schedule.py",
+        "tests/test_programs.py",
+        "tests/test_map.py",
+    ]
+    environment = {"HYPOTHESIS_PROFILE": "soak"}
+    session.run("python", *PYTEST, "--timeout=0", *those, env=environment)

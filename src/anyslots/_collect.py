@@ -1,0 +1,244 @@
+"""Waiting for several futures; built on futures alone.
+
+Each function registers one callback with each future that isn't done, and is woken once for each
+event that matters to it. Called by a job for futures of its own executor, it lends the job's slot.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
+from threading import get_ident
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, final, overload
+
+import anyio.lowlevel
+
+from ._errors import JobCancelled
+from ._future import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED, Future, Signal, Status
+
+if TYPE_CHECKING:
+    from ._schedule import Schedule
+
+T = TypeVar("T")
+
+
+@overload
+async def gather(*futures: Future[T], return_exceptions: Literal[False] = False) -> list[T]: ...
+@overload
+async def gather(*futures: Future[T], return_exceptions: bool) -> list[T | BaseException]: ...
+async def gather(*futures: Future[T], return_exceptions: bool = False) -> Any:
+    """Wait for all futures, and return their results in the order of the arguments.
+
+    The first job that fails or is cancelled ends the wait at once with its exception; the other
+    jobs go on. With ``return_exceptions=True`` every job is waited for, and exceptions take the
+    place of results. Cancelling this wait leaves the jobs alone.
+
+    ::
+
+        pages = await gather(*(executor.submit(fetch, url) for url in urls))
+    """
+    stops = () if return_exceptions else (FAILED, CANCELLED)
+    stopped_by = await _Watch(check_futures("gather", futures), stops).wait()
+    try:
+        if stopped_by is not None:
+            stopped_by.result()
+        if return_exceptions:
+            return [_result_or_exception(future) for future in futures]
+        return [f._value if f._status is SUCCEEDED else f.result() for f in futures]
+    finally:
+        # A job's traceback refers to this frame then: let it refer to no future.
+        del futures, stopped_by
+
+
+class DoneAndNotDone(NamedTuple, Generic[T]):
+    """What `wait` returns."""
+
+    done: set[Future[T]]
+    not_done: set[Future[T]]
+
+
+async def wait(futures: Iterable[Future[T]], return_when: str = ALL_COMPLETED) -> DoneAndNotDone[T]:
+    """Wait until futures are done; return those that are and those that aren't, as two sets.
+
+    ``return_when``: `ALL_COMPLETED`, `FIRST_COMPLETED` or `FIRST_EXCEPTION`, which is the first
+    job to fail (cancelled ones don't count) or else all. Never raises for a job, and doesn't count
+    as looking at its error. Cancelling this wait leaves the jobs alone. Raises `ValueError` for
+    another ``return_when``.
+
+    ::
+
+        done, running = await wait(futures, return_when=FIRST_COMPLETED)
+    """
+    if return_when not in _STOPS:
+        raise ValueError(f"return_when must be one of {', '.join(_STOPS)}, not {return_when!r}")
+    those = check_futures("wait", futures)
+    await _Watch(those, _STOPS[return_when]).wait()
+    done = {future for future in those if future.done()}
+    return DoneAndNotDone(done, set(those) - done)
+
+
+@final
+class as_completed(Generic[T]):
+    """Iterate over futures in the order in which they're done, those that are done first.
+
+    Every future comes out exactly once, failed and cancelled ones included; ask it for its result.
+    Breaking out of the loop, or cancelling it, leaves the jobs alone, and loses no future: another
+    loop over the same object goes on where it was left.
+
+    ::
+
+        async for future in as_completed(futures):
+            print(await future)
+    """
+
+    def __init__(self, futures: Iterable[Future[T]]) -> None:
+        self._done: deque[Future[T]] = deque()
+        self._pending: dict[Future[T], None] = {}
+        self._waiting: list[Signal] = []
+        those = check_futures("as_completed", futures)
+        self._schedules = schedules_of(those)
+        for future in those:
+            if future.done():
+                self._done.append(future)
+            else:
+                self._pending[future] = None
+                future._watch(self._finished)
+
+    def __aiter__(self) -> AsyncIterator[Future[T]]:
+        return self
+
+    async def __anext__(self) -> Future[T]:
+        if self._done:
+            await anyio.lowlevel.checkpoint()
+        while not self._done:
+            if not self._pending:
+                raise StopAsyncIteration
+            signal = Signal(self._schedules)
+            self._waiting.append(signal)
+            await signal.wait()
+        return self._done.popleft()
+
+    def _finished(self, future: Future[T]) -> None:
+        del self._pending[future]
+        self._done.append(future)
+        waiting, self._waiting = self._waiting, []
+        for signal in waiting:
+            signal.set()
+
+
+async def first_result(*futures: Future[T]) -> T:
+    """Return the first result, and cancel the jobs that have none yet.
+
+    Failures are passed over, and count as seen. If every job fails or is cancelled, raises an
+    `ExceptionGroup` of them all. Cancelling this wait leaves the jobs alone. Raises `ValueError`
+    without futures.
+
+    ::
+
+        fastest = await first_result(*(executor.submit(ask, mirror) for mirror in mirrors))
+    """
+    those = check_futures("first_result", futures)
+    if not those:
+        raise ValueError("first_result needs at least one future")
+    winner: Future[T] | None = await _Watch(those, (SUCCEEDED,)).wait()
+    for future in those:
+        if not future.done():
+            future._watch(_look_away)
+            future.cancel("another result was first")
+        elif future._status is FAILED:
+            _look_away(future)
+    if winner is None:
+        exceptions = [_result_or_exception(future) for future in those]
+        raise BaseExceptionGroup("no job succeeded", exceptions)
+    return winner.result()
+
+
+class _Watch:
+    """Waits until all of some futures are done, or one has ended in a way that stops it."""
+
+    __slots__ = ("_futures", "_ignores_success", "_missing", "_signal", "_stopped_by", "_stops")
+
+    def __init__(self, futures: list[Future[Any]], stops: tuple[Status, ...]) -> None:
+        self._futures = futures
+        self._stops = stops
+        self._ignores_success = SUCCEEDED not in stops
+        self._stopped_by: Future[Any] | None = None
+        self._missing = 0
+        self._signal = Signal(schedules_of(futures))
+
+    async def wait(self) -> Any:
+        """The future that stopped it, or None once all are done."""
+        finished = self._finished
+        for future in self._futures:
+            if future._status is QUEUED or future._status is RUNNING:
+                self._missing += 1
+                if future._callbacks is None:
+                    future._callbacks = finished
+                else:
+                    future._watch(finished)
+            elif future._status in self._stops:
+                self._stopped_by = future
+                break
+        try:
+            if self._missing and self._stopped_by is None:
+                await self._signal.wait()
+            else:
+                await anyio.lowlevel.checkpoint()
+        finally:
+            if self._missing:
+                for future in self._futures:
+                    future._unwatch(finished)
+        return self._stopped_by
+
+    def _finished(self, future: Future[Any]) -> None:
+        self._missing -= 1
+        if self._ignores_success and future._status is SUCCEEDED:
+            if not self._missing:
+                self._signal.set()
+        elif future._status in self._stops:
+            self._stopped_by = self._stopped_by or future
+            self._signal.set()
+        elif not self._missing:
+            self._signal.set()
+
+
+def schedules_of(futures: Iterable[Future[Any]]) -> dict[Schedule, None]:
+    """The schedules of some futures' executors, each once."""
+    return dict.fromkeys(lane._schedule for lane in {future._lane for future in futures})
+
+
+def check_futures(function: str, futures: Iterable[Future[T]]) -> list[Future[T]]:
+    """Each future once, in order; all of them futures of this thread's event loop."""
+    futures = list(futures)
+    for future in futures:
+        if type(future) is not Future:
+            raise TypeError(f"{function} takes futures of anyslots, not {future!r}")
+    thread = get_ident()
+    for lane in {future._lane for future in futures}:
+        if lane._executor._thread != thread:
+            next(future for future in futures if future._lane is lane)._check_thread(function)
+    return list(dict.fromkeys(futures))
+
+
+_STOPS: dict[str, tuple[Status, ...]] = {
+    ALL_COMPLETED: (),
+    FIRST_COMPLETED: (SUCCEEDED, FAILED, CANCELLED),
+    FIRST_EXCEPTION: (FAILED,),
+}
+
+
+def _look_away(future: Future[Any]) -> None:
+    """Nobody wants to know of this failure."""
+    if future._status is FAILED:
+        future.exception()
+
+
+def _result_or_exception(future: Future[Any]) -> Any:
+    if future._status is CANCELLED:
+        try:
+            return future.result()
+        except JobCancelled as cancelled:
+            return cancelled.with_traceback(None)
+    exception = future.exception()
+    return future.result() if exception is None else exception

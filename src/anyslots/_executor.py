@@ -1,0 +1,555 @@
+"""The executor: entering and leaving, its workers, and the ways to end it."""
+
+from __future__ import annotations
+
+import enum
+import math
+import warnings
+import weakref
+from collections.abc import Callable, Iterable
+from threading import get_ident
+from types import TracebackType
+from typing import Any, Literal, Self, final
+
+import anyio
+from anyio.abc import TaskGroup
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from ._arguments import check_count, check_name, check_priority, check_rates, check_seconds
+from ._backend import Backend, current_backend, remind
+from ._errors import JobCancelled, QueueTimeout
+from ._future import FAILED, QUEUED, Failure, Future, lending_in
+from ._lane import Gate, Lane, LendingPlace, seconds_or_none
+from ._lending import entered
+from ._line import Line
+from ._rate import Rate
+from ._results import Results
+from ._schedule import Schedule
+from ._statistics import Statistics
+from ._unseen import POLICIES, log_unseen
+from ._worker import Worker
+
+
+class State(enum.Enum):
+    """What an executor takes: nothing, jobs, its own jobs' jobs, nothing any more; and its end."""
+
+    NEW = "not entered"
+    OPEN = "open"
+    DRAINING = "shutting down"
+    CLOSED = "closed"
+    ENDED = "ended"
+
+
+@final
+class Executor(Lane):
+    """Runs async functions, at most ``slots`` of them at once, and returns a future for each.
+
+    An asynchronous context manager: jobs may be submitted inside its block. Leaving the block
+    waits until every job has ended, those that jobs submit meanwhile included. If the block's body
+    raises or is cancelled, all jobs are cancelled, and the block ends once they have unwound. When
+    it has ended, nothing runs any more, and every future is done.
+
+    ``slots``: how many jobs may run at once; an int from 1, or `math.inf`.
+
+    ``on_error``: what becomes of the exception of a job that fails, besides being kept in its
+    future:
+
+    - ``"hold"``: if nobody has looked at it when the block ends, the block raises it then, all
+      such exceptions in one `ExceptionGroup`. If the body raised an exception of its own, that one
+      is raised, and the others are logged.
+    - ``"cancel"``: it cancels the body and all other jobs, and the block raises it in an
+      `ExceptionGroup`.
+    - ``"log"``: if nobody looks at it, it's logged at ERROR by the logger ``anyslots``, no later
+      than the block ends. Failed futures that nobody holds are not kept.
+
+    In a job, `KeyboardInterrupt` and `SystemExit` end the executor, and the block raises them.
+
+    ``max_pending`` and ``rate`` bound all lanes together, on top of what each lane has itself.
+    ``timeout`` and ``queue_timeout`` are for the lanes that set none. `lane` describes them all.
+
+    ``name``: for its `repr`.
+
+    ::
+
+        async with Executor(slots=4) as executor:
+            futures = [executor.submit(fetch, url) for url in urls]
+            for future in futures:
+                print(await future)
+    """
+
+    __slots__ = (
+        "_alarm",
+        "_awake",
+        "_backend",
+        "_bell",
+        "_cancels_at_enter",
+        "_cancels_on_error",
+        "_default_queue_timeout",
+        "_default_timeout",
+        "_errors",
+        "_fatal",
+        "_feeders",
+        "_helpers",
+        "_host",
+        "_reason",
+        "_resting",
+        "_ringer",
+        "_scope",
+        "_state",
+        "_task_group",
+        "_thread",
+        "_timer",
+        "_workers",
+    )
+
+    def __init__(
+        self,
+        slots: float,
+        *,
+        max_pending: float = math.inf,
+        rate: Rate | Iterable[Rate] | None = None,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+        on_error: Literal["hold", "cancel", "log"] = "hold",
+        name: str | None = None,
+    ) -> None:
+        check_count("slots", slots, least=1)
+        check_count("max_pending", max_pending, least=0)
+        rates = check_rates(rate)
+        self._default_timeout = check_seconds("timeout", timeout)
+        self._default_queue_timeout = check_seconds("queue_timeout", queue_timeout)
+        if on_error not in tuple(POLICIES):
+            raise ValueError(f"on_error must be one of {', '.join(POLICIES)}, not {on_error!r}")
+        check_name(name)
+        self._errors = POLICIES[on_error]()
+        self._cancels_on_error = on_error == "cancel"
+        self._schedule = Schedule(
+            slots,
+            self._ring,
+            self._set_alarm,
+            anyio.current_time,
+            max_pending=max_pending,
+            rates=rates,
+            timeout=seconds_or_none(timeout, None),
+            queue_timeout=seconds_or_none(queue_timeout, None),
+        )
+        self._state = State.NEW
+        # Open while jobs may be submitted; and the event loop's thread, once entered.
+        self._gate = Gate()
+        self._thread: int | None = None
+        super().__init__(self, name, self._schedule.line)
+        self._workers: set[Worker] = set()
+        # How many workers rest: always more than there are grants to redeem, so that somebody is
+        # there to redeem the next one.
+        self._resting = 0
+        # How many of them will look for a grant by themselves, without being rung for.
+        self._awake = 0
+        # When the schedule wants to be told the time, and the scope of the task that tells it.
+        self._alarm = math.inf
+        self._timer: anyio.CancelScope | None = None
+        # Those that have a task in this executor's group which takes inputs, to be ended with it.
+        self._feeders: set[Results[Any]] = set()
+        # Why all jobs are cancelled, once they are; and what the block raises instead of anything.
+        self._reason: str | None = None
+        self._fatal: BaseException | None = None
+        # The rest is made in the event loop, by entering.
+        self._backend: Backend
+        self._host: object
+        self._cancels_at_enter: int
+        self._scope: anyio.CancelScope
+        self._task_group: TaskGroup
+        self._ringer: MemoryObjectSendStream[None]
+        self._bell: MemoryObjectReceiveStream[None]
+
+    def lane(
+        self,
+        name: str | None = None,
+        *,
+        slots: float = math.inf,
+        priority: float = 0,
+        max_pending: float = math.inf,
+        rate: Rate | Iterable[Rate] | None = None,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+    ) -> Lane:
+        """Make a lane: a queue of jobs of its own, which use this executor's slots.
+
+        ``slots``: how many of its jobs may run at once; an int from 1, or `math.inf`. A lane at
+        its limit, paused, or waiting for its rate never holds up another.
+
+        ``priority``: among the lanes that may start a job, the highest number goes first; equal
+        ones take turns, lane by lane. The executor's own default lane has priority 0.
+
+        ``max_pending``: how many jobs may be queued; an int from 0, or `math.inf`. `submit` raises
+        `anyio.WouldBlock` beyond that, and `enqueue` waits.
+
+        ``rate``: how many jobs may start in how much time: a `Rate`, or several, which all hold.
+        A queued job that's cancelled uses up no start.
+
+        ``timeout``: how many seconds a job may run. Then it's cancelled and, once it has unwound,
+        its future fails with `TimeoutError`; a job that catches the cancellation and returns a
+        value has succeeded. A `TimeoutError` of the job's own is passed on as it is.
+
+        ``queue_timeout``: how many seconds a job may be queued. Then it never runs, and its future
+        fails with `QueueTimeout` at that moment, free slot or not. For both, None stands for the
+        executor's, and `math.inf` for none.
+
+        Works before the executor is entered. Raises `TypeError` or `ValueError` for any other
+        argument, and then no lane was made.
+
+        ::
+
+            host = executor.lane("example.org", slots=2, rate=Rate(10, per=1))
+        """
+        check_count("slots", slots, least=1)
+        check_count("max_pending", max_pending, least=0)
+        check_seconds("timeout", timeout)
+        check_seconds("queue_timeout", queue_timeout)
+        line = self._schedule.add_line(
+            slots=slots,
+            priority=check_priority(priority),
+            max_pending=max_pending,
+            rates=check_rates(rate),
+            timeout=seconds_or_none(timeout, self._default_timeout),
+            queue_timeout=seconds_or_none(queue_timeout, self._default_queue_timeout),
+        )
+        return Lane(self, check_name(name), line)
+
+    # Entering and leaving.
+
+    async def __aenter__(self) -> Self:
+        if self._state is not State.NEW:
+            raise RuntimeError(f"an executor is entered only once; {self!r} has been")
+        self._backend = current_backend()
+        self._backend.protect(PROTECTED)
+        self._thread = get_ident()
+        self._host = self._backend.current_task()
+        self._ringer, self._bell = anyio.create_memory_object_stream[None](math.inf)
+        self._cancels_at_enter = (self._backend.native_cancels() or no_cancels)()
+        self._scope = anyio.CancelScope()
+        self._scope.__enter__()
+        self._task_group = anyio.create_task_group()
+        await self._task_group.__aenter__()
+        entered.setdefault(self._thread, weakref.WeakSet()).add(self._schedule)
+        self._state = State.OPEN
+        self._gate.thread = self._thread
+        self._staff()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        error = exc
+        # Native cancellations until now, the scope's own ones set aside if there may be any.
+        cancels = self._backend.native_cancels() or no_cancels
+        cancels_before = cancels() if self._reason is None else self._cancels_at_enter
+        try:
+            if error is None:
+                try:
+                    self._schedule.end()
+                    await self._wait_idle(self._schedule)
+                except BaseException as caught:
+                    error = caught
+            error = await self._unwind(error)
+            outcome = self._outcome(error)
+            if error is not outcome and isinstance(error, self._backend.cancelled):
+                cancels_before = self._cancels_at_enter
+            if (
+                not isinstance(outcome, self._backend.cancelled)
+                and cancels() > cancels_before
+                and anyio.current_effective_deadline() != -math.inf
+            ):
+                # Something else is raised than the cancellation that came: let it come again.
+                remind()
+            if outcome is not None and outcome is not exc:
+                raise outcome
+        finally:
+            # Tracebacks refer to this frame: let it refer to none of the exceptions.
+            error = exc = outcome = None
+
+    async def _unwind(self, error: BaseException | None) -> BaseException | None:
+        """End all tasks; return what's left of ``error`` then, or what came of ending them."""
+        if error is not None:
+            self._abort("its executor's block was left by an exception")
+        self._close(State.CLOSED)
+        self._ringer.close()
+        for feeder in self._feeders:
+            feeder._feeding.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        try:
+            await self._task_group.__aexit__(None, None, None)
+        except BaseException as caught:
+            if error is None:
+                error = caught
+        self._bell.close()
+        self._state = State.ENDED
+        self._leave_thread()
+        try:
+            if error is None:
+                self._scope.__exit__(None, None, None)
+            elif self._scope.__exit__(type(error), error, error.__traceback__):
+                error = None
+        except BaseException as rest:
+            error = rest
+        return error
+
+    def _outcome(self, error: BaseException | None) -> BaseException | None:
+        """What the block raises when ``error`` is what its body or its end came to."""
+        failures = self._errors.left()
+        exceptions = [exception for _, exception in failures]
+        if self._fatal is not None:
+            outcome: BaseException | None = self._fatal
+        elif error is None or isinstance(error, self._backend.cancelled):
+            outcome = None
+        elif self._cancels_on_error and (error in exceptions or isinstance(error, JobCancelled)):
+            # The body only met what the first failure brought about.
+            outcome = None
+        else:
+            outcome = error
+        if outcome is None:
+            if not exceptions:
+                return error
+            return BaseExceptionGroup(f"jobs of {self.name or 'an executor'} failed", exceptions)
+        for name, exception in failures:
+            if exception is not outcome:
+                log_unseen(name, exception)
+        return outcome
+
+    # What its users ask of it, beside what they may ask of any lane: here, of all its lanes.
+
+    def close(self) -> None:
+        self._check_loop("close")
+        self._close(State.CLOSED)
+
+    async def join(self) -> None:
+        self._check_wait("join")
+        await self._backend.checkpoint()
+        await self._wait_idle(self._schedule)
+
+    def pause(self) -> None:
+        self._check_loop("pause")
+        self._schedule.pause_all()
+
+    def resume(self) -> None:
+        self._check_loop("resume")
+        self._schedule.resume_all()
+
+    @property
+    def paused(self) -> bool:
+        return self._schedule.paused
+
+    @property
+    def slots(self) -> float:
+        return self._schedule.slots
+
+    @slots.setter
+    def slots(self, slots: float) -> None:
+        check_count("slots", slots, least=1)
+        if self._thread is not None:
+            self._check_loop("resize")
+        self._schedule.resize_all(slots)
+
+    def statistics(self) -> Statistics:
+        return self._schedule.statistics()
+
+    async def shutdown(self, grace: float | None = None) -> None:
+        """Stop taking jobs, let those that are there finish, and cancel what's left.
+
+        Who waits in `enqueue` gets `ExecutorClosed`, but for the executor's own jobs: theirs are
+        still taken.
+
+        ``grace``: how many seconds the queued and running jobs have to finish, and what they
+        submit themselves meanwhile; None for as long as it takes. Then the rest is cancelled, and
+        the call returns once it has unwound. Cancelling this wait ends the grace: the jobs are
+        cancelled, and the cancellation goes on once they have unwound.
+
+        Raises `RuntimeError` inside one of the executor's own jobs, which would wait for itself.
+
+        ::
+
+            await executor.shutdown(grace=30)
+        """
+        self._check_wait("shut down")
+        if grace != 0:
+            check_seconds("grace", grace)
+        self._close(State.DRAINING)
+        self._schedule.end()
+        try:
+            with anyio.move_on_after(grace):
+                await self._backend.checkpoint()
+                await self._wait_idle(self._schedule)
+        finally:
+            self._close(State.CLOSED)
+            if self._schedule.unfinished:
+                self.cancel("its executor was shut down")
+                with anyio.CancelScope(shield=True):
+                    await self._wait_idle(self._schedule)
+
+    # For the lanes and the workers.
+
+    def _takes_own_jobs(self) -> bool:
+        """Whether a submission is taken, although the gate is closed, since a job makes it."""
+        return self._state is State.DRAINING and self._own_job() is not None
+
+    def _own_job(self) -> Future[Any] | None:
+        """The job that this code runs in: in its own task, or in one that it started."""
+        if self._schedule.stepping is not None:
+            return self._schedule.stepping
+        return self._jobs_of_tasks()(self._backend.current_task())
+
+    def _jobs_of_tasks(self) -> Callable[[object], Future[Any] | None]:
+        """How to tell the job that a task is part of."""
+        jobs = {id(task): worker.future for worker in self._workers for task in worker.tasks}
+        jobs |= {id(feeder._feeder): feeder._job for feeder in self._feeders if feeder._job}
+        lineage = self._backend.lineages()
+        return lambda task: next((jobs[each] for each in lineage(task) if each in jobs), None)
+
+    def _is_own(self) -> Callable[[LendingPlace], bool]:
+        """How to tell whether it's a job's task that waits in a place."""
+        job_of = self._jobs_of_tasks()
+        return lambda place: place.task is None or job_of(place.task) is not None
+
+    def _place(self) -> LendingPlace:
+        """A place for the current task to wait in for room."""
+        # No lineage tells of a task that a job starts eagerly and natively: but it's a job's step.
+        task = None if self._schedule.stepping is not None else self._backend.current_task()
+        return LendingPlace(self._backend.park(), lending_in(self._schedule), task)
+
+    def _lines(self) -> list[Line]:
+        return list(self._schedule.lines)
+
+    def _runs(self, future: Future[Any] | None) -> bool:
+        return future is not None
+
+    def _check_loop(self, doing: str) -> None:
+        if self._thread is None:
+            raise RuntimeError(f"cannot {doing} {self!r}: enter it with `async with` first")
+        if get_ident() != self._thread:
+            raise RuntimeError(
+                f"cannot {doing} {self!r} from another thread than its event loop's; "
+                "to submit from there, use anyslots.from_thread.submit"
+            )
+
+    def _close(self, state: State) -> None:
+        if self._state is State.OPEN or self._state is State.DRAINING:
+            self._state = state
+        self._gate.thread = None
+        stays = self._is_own() if state is State.DRAINING else None
+        for line in self._lines():
+            self._schedule.refuse(line, stays)
+
+    def _abort(self, reason: str) -> None:
+        """Cancel everything inside the block, and let nothing begin any more."""
+        self._close(State.CLOSED)
+        if self._reason is None:
+            self._reason = reason
+        self._schedule.halt()
+        # First the scope: who waits for a queued job in it meets its own cancellation.
+        self._scope.cancel()
+        self._drain(reason)
+        for worker in self._workers:
+            worker.hurry()
+
+    def _end_with(self, fatal: BaseException) -> None:
+        """End everything, for the block to raise ``fatal``."""
+        if self._fatal is None:
+            self._fatal = fatal
+        self._abort(f"its executor was ended by {type(fatal).__name__}")
+
+    def _lost(self) -> None:
+        """The event loop is gone: settle what's left."""
+        self._close(State.CLOSED)
+        self._schedule.halt()
+        self._drain("the event loop has ended")
+
+    def _leave_thread(self) -> None:
+        assert self._thread is not None
+        entered[self._thread].discard(self._schedule)
+        if not entered[self._thread]:
+            del entered[self._thread]
+
+    def _drain(self, reason: str) -> None:
+        for line in self._lines():
+            self._schedule.drain(line, reason)
+
+    def _fail_queued(self, future: Future[Any]) -> None:
+        """A job has waited too long."""
+        line = future._lane._line
+        if future._status is QUEUED:
+            error = QueueTimeout(f"job {future.name} was queued for {line.queue_timeout} seconds")
+            failure = Failure(error, None, self._errors.failed(future, error))
+            self._schedule.discard(line, future, FAILED, failure)
+            if self._cancels_on_error:
+                self._abort("another job of its executor failed")
+
+    def _set_alarm(self, time: float) -> None:
+        self._alarm = time
+        if self._timer is not None:
+            self._timer.deadline = time
+        elif time != math.inf:
+            # Have a worker start the timer's task.
+            self._ringer.send_nowait(None)
+
+    async def _keep_time(self) -> None:
+        """Tell the schedule the time when it has asked for it, until everything is closed."""
+        while self._state in (State.OPEN, State.DRAINING) or self._schedule.unfinished:
+            with anyio.CancelScope(deadline=self._alarm) as self._timer:
+                await anyio.sleep_forever()
+            for future in self._schedule.tick():
+                self._fail_queued(future)
+
+    def _ring(self) -> None:
+        if len(self._schedule.grants) > self._awake:
+            self._ringer.send_nowait(None)
+
+    def _staff(self) -> None:
+        """Start workers until more of them rest than there are grants; only from a task.
+
+        And the timer's task, once it's needed.
+        """
+        while self._resting <= len(self._schedule.grants):
+            worker = Worker(self)
+            self._workers.add(worker)
+            self._resting += 1
+            self._task_group.start_soon(worker.work, name=f"anyslots worker of {self.name}")
+        if self._alarm != math.inf and self._timer is None:
+            self._timer = anyio.CancelScope()
+            self._task_group.start_soon(self._keep_time, name=f"anyslots timer of {self.name}")
+
+    def __repr__(self) -> str:
+        paused = ", paused" if self.paused and self._state is State.OPEN else ""
+        return self._describe(self._state.value + paused)
+
+    def __del__(self) -> None:
+        # There's none if `__init__` has raised, or was never called properly.
+        if getattr(self, "_state", State.NEW) not in (State.NEW, State.ENDED):
+            warnings.warn(f"{self!r} was never left", ResourceWarning, source=self, stacklevel=1)
+
+
+def no_cancels() -> int:
+    return 0
+
+
+# Where the state of an executor changes: trio's Ctrl-C, which may strike between any two steps of
+# the program, waits until these have returned. Jobs run inside a worker, and it ends them by
+# cancelling the main task, as asyncio's does.
+PROTECTED = (
+    Executor.__aenter__,
+    Executor.__aexit__,
+    Executor.close,
+    Executor.pause,
+    Executor.resume,
+    Executor._keep_time,
+    Lane.submit,
+    Lane.enqueue,
+    Lane.cancel,
+    Lane.close,
+    Lane.pause,
+    Lane.resume,
+    Future.cancel,
+    Worker.work,
+)

@@ -1,0 +1,90 @@
+"""Every async test runs on asyncio (in debug mode), uvloop and trio; ``--backend`` chooses.
+
+`anyio_backend` runs a test in real time; ``virtual_time.py`` has clocks that jump.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "ci", max_examples=100, stateful_step_count=80, deadline=None, derandomize=True
+)
+# A million steps of the schedule's state machine: `pytest --hypothesis-profile=soak
+# tests/test_schedule.py`; the variable asks for more of them, or fewer.
+settings.register_profile(
+    "soak",
+    max_examples=int(os.environ.get("SOAK_EXAMPLES", "5000")),
+    stateful_step_count=200,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=list(HealthCheck),
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+REAL_TIME: dict[str, tuple[str, dict[str, Any]]] = {
+    "asyncio": ("asyncio", {"debug": True}),
+    "uvloop": ("asyncio", {"use_uvloop": True}),
+    "trio": ("trio", {}),
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--backend",
+        action="append",
+        choices=[*REAL_TIME, "all"],
+        help="run async tests on this backend; may be given again (default: all)",
+    )
+
+
+def chosen_backends(config: pytest.Config) -> list[str]:
+    chosen = config.getoption("backend") or ["all"]
+    return list(REAL_TIME) if "all" in chosen else [name for name in REAL_TIME if name in chosen]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "anyio_backend" in metafunc.fixturenames:
+        names = chosen_backends(metafunc.config)
+        metafunc.parametrize("anyio_backend", names, indirect=True, scope="module")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests that use no backend run once: with asyncio. Those in real time may run again."""
+    soak = settings.get_current_profile_name() == "soak"
+    for item in items:
+        if item.get_closest_marker("real_time"):
+            item.add_marker(pytest.mark.flaky(reruns=2))
+        if soak:  # takes as long as it takes
+            item.add_marker(pytest.mark.timeout(0))
+    if "asyncio" in chosen_backends(config):
+        return
+    keep = [item for item in items if "anyio_backend" in getattr(item, "fixturenames", ())]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(keep)])
+    items[:] = keep
+
+
+@pytest.fixture(scope="module")
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    return REAL_TIME[request.param]
+
+
+@pytest.fixture
+def loop_name(anyio_backend: tuple[str, dict[str, Any]]) -> str:
+    """``"asyncio"``, ``"uvloop"`` or ``"trio"``."""
+    name, options = anyio_backend
+    return "uvloop" if options.get("use_uvloop") else name
+
+
+@pytest.fixture
+def no_collector():
+    """Whatever is freed in this test is freed by reference counts alone."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()

@@ -1,0 +1,32 @@
+"""The comparison with peers runs: tiny, and without a word about its figures."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMPARE = Path(__file__).parent.parent / "benchmarks" / "compare.py"
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop", "trio"])
+def test_each_row_runs_all_its_jobs(loop: str, tmp_path: Path) -> None:
+    """It counts the jobs that ran, so one that leaves any out stops it."""
+    figures, table = tmp_path / "figures.json", tmp_path / "table.md"
+    arguments = ["--loop", loop, "--jobs", "40", "--rounds", "1", "--many", "500"]
+    command = [sys.executable, COMPARE, *arguments, "--json", figures, "--table", table]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(figures.read_text())["figures"][loop]
+    assert all(figure["ratio"] > 0 for figure in found)
+    rows = {figure["row"] for figure in found}
+    assert {
+        "one checkpoint",
+        "gather",
+        "ten lanes of twenty places",
+        "HTTP through 20 slots",
+    } <= rows
+    assert len(table.read_text().splitlines()) == len(found) + 4

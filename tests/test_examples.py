@@ -1,0 +1,55 @@
+"""The examples, run as their users would."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+pytestmark = [
+    pytest.mark.parametrize(("backend", "slots"), [("asyncio", 4), ("trio", 1)]),
+    pytest.mark.real_time,
+]
+
+
+def run_example(name: str, *arguments: object) -> list[str]:
+    """The lines that an example prints; with every warning an error."""
+    command = [sys.executable, "-W", "error", EXAMPLES / name, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    assert done.stderr == ""
+    assert done.returncode == 0
+    return done.stdout.splitlines()
+
+
+def test_crawler_finds_every_page_once(backend: str, slots: int) -> None:
+    """It gets to each page of its site, and says which link is dead."""
+    *pages, summary = run_example("crawler.py", "--backend", backend, "--slots", slots)
+    found = sorted((page[:3], page.partition("//")[2].partition("/")[2]) for page in pages)
+    assert found == [
+        ("200", ""),
+        ("200", "books"),
+        ("200", "books/1"),
+        ("200", "books/2"),
+        ("200", "films"),
+        ("404", "lost"),
+    ]
+    assert summary == "6 pages, 1 dead"
+
+
+def test_directory_size_adds_up(backend: str, slots: int, tmp_path: Path) -> None:
+    """Each directory is as large as the files in it and below it."""
+    for name, length in {"a/one": 1000, "a/b/c/two": 200, "a/b/three": 30, "four": 4}.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x" * length)
+    lines = run_example("directory_size.py", "--backend", backend, "--slots", slots, tmp_path)
+    assert [tuple(line.split()) for line in lines] == [
+        ("1,234", "."),
+        ("1,230", "a"),
+        ("230", str(Path("a/b"))),
+        ("200", str(Path("a/b/c"))),
+    ]

@@ -1,0 +1,195 @@
+"""The package as a whole: its names, its documentation, its types, and what importing it costs."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import pkgutil
+import subprocess
+import sys
+import typing
+from importlib import resources
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import anyslots
+
+PUBLIC = {name: getattr(anyslots, name) for name in anyslots.__all__}
+CLASSES = {name: thing for name, thing in PUBLIC.items() if inspect.isclass(thing)}
+FUNCTIONS = {name: thing for name, thing in PUBLIC.items() if inspect.isfunction(thing)}
+
+# What exists already of the names that the contract fixes.
+CONTRACT = {
+    "Executor",
+    "ExecutorClosed",
+    "Future",
+    "JobCancelled",
+    "Lane",
+    "NotDone",
+    "gather",
+}
+
+
+def python(code: str) -> str:
+    """What a fresh interpreter prints that turns warnings into errors."""
+    command = [sys.executable, "-X", "dev", "-W", "error", "-c", code]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def public_members(cls: type) -> dict[str, Any]:
+    """What users call and read of a class: its functions and properties, by name."""
+    members = {}
+    for base in cls.__mro__:
+        if base.__module__.startswith("anyslots"):
+            for name, thing in vars(base).items():
+                if isinstance(thing, classmethod | staticmethod):
+                    thing = thing.__func__
+                is_ours = isinstance(thing, property) or inspect.isfunction(thing)
+                if is_ours and not name.startswith("_"):
+                    members.setdefault(f"{cls.__name__}.{name}", thing)
+    return members
+
+
+MEMBERS = {name: f for cls in CLASSES.values() for name, f in public_members(cls).items()}
+
+
+def test_all_is_complete() -> None:
+    """`__all__` names just what the package has to offer: nothing is missing, nothing is extra."""
+    offered = {
+        name
+        for name, thing in vars(anyslots).items()
+        if not name.startswith("_") and not isinstance(thing, ModuleType)
+    }
+    assert set(anyslots.__all__) == offered
+
+
+def test_all_is_sorted() -> None:
+    """`__all__` has constants first, then classes, then functions, each by name, none twice."""
+
+    def rank(name: str) -> tuple[bool, bool, str]:
+        return not name.isupper(), not name[0].isupper(), name
+
+    assert list(anyslots.__all__) == sorted(set(anyslots.__all__), key=rank)
+
+
+def test_names_of_the_contract_are_there() -> None:
+    """The names that users rely on are public."""
+    assert set(anyslots.__all__) >= CONTRACT
+
+
+def test_errors_have_the_bases_that_users_catch() -> None:
+    """The errors are caught by the classes that one would catch without knowing anyslots."""
+    import concurrent.futures
+
+    assert issubclass(anyslots.ExecutorClosed, RuntimeError)
+    assert issubclass(anyslots.NotDone, concurrent.futures.InvalidStateError)
+    assert issubclass(anyslots.JobCancelled, concurrent.futures.CancelledError)
+
+
+@pytest.mark.parametrize("name", ["Executor", "Future"])
+def test_classes_that_users_do_not_subclass_are_final(name: str) -> None:
+    """Type checkers are told that these classes are final."""
+    assert getattr(CLASSES[name], "__final__", False)
+
+
+def test_executor_is_a_lane() -> None:
+    """Whatever takes a lane takes an executor."""
+    assert issubclass(anyslots.Executor, anyslots.Lane)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(Path(anyslots.__path__[0]).rglob("*.py")), ids=lambda p: p.name
+)
+def test_modules_say_what_is_in_them(path: Path) -> None:
+    """Every module begins with a paragraph on what lives there."""
+    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("thing", [*CLASSES.values(), *FUNCTIONS.values()])
+def test_public_names_have_docstrings(thing: Any) -> None:
+    """Every public class and function says what it's for."""
+    assert thing.__doc__
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_public_methods_have_docstrings(name: str) -> None:
+    """Every public method and property says what it's for, or what it overrides does."""
+    assert inspect.getdoc(MEMBERS[name])
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_type_hints_of_methods_resolve(name: str) -> None:
+    """`typing.get_type_hints` works on every public method and property, and finds them all."""
+    member = MEMBERS[name]
+    fn = member.fget if isinstance(member, property) else member
+    hints = typing.get_type_hints(fn)
+    parameters = inspect.signature(fn).parameters
+    assert {*parameters, "return"} - {"self"} == set(hints)
+
+
+@pytest.mark.parametrize("fn", FUNCTIONS.values())
+def test_type_hints_of_functions_resolve(fn: Any) -> None:
+    """`typing.get_type_hints` works on every public function."""
+    assert set(typing.get_type_hints(fn)) == {*inspect.signature(fn).parameters, "return"}
+
+
+@pytest.mark.parametrize("name", ["Executor", "Statistics"])
+def test_type_hints_of_constructors_resolve(name: str) -> None:
+    """`typing.get_type_hints` works on the constructors that users call."""
+    init = CLASSES[name].__init__
+    assert set(inspect.signature(init).parameters) - {"self"} <= set(typing.get_type_hints(init))
+
+
+@pytest.mark.parametrize("thing", [*CLASSES.values(), *FUNCTIONS.values()])
+def test_source_can_be_found(thing: Any) -> None:
+    """`inspect.getsource` finds the source of everything that is re-exported."""
+    assert f" {thing.__name__}" in inspect.getsource(thing)
+
+
+def test_package_is_typed() -> None:
+    """The marker that tells type checkers to look at the package is there."""
+    assert (resources.files("anyslots") / "py.typed").is_file()
+
+
+def test_version_is_a_version() -> None:
+    """`__version__` is three numbers."""
+    assert [part.isdecimal() for part in anyslots.__version__.split(".")] == [True] * 3
+
+
+def test_import_is_light() -> None:
+    """Importing anyslots imports no backend of anyio, not trio, and no optional dependency."""
+    optional = ("trio", "uvloop", "httpx", "rich", "opentelemetry", "prometheus_client")
+    backends = ("anyio._backends._asyncio", "anyio._backends._trio")
+    code = f"import sys, anyslots; print([n for n in {optional + backends} if n in sys.modules])"
+    assert python(code) == "[]\n"
+
+
+def test_using_it_on_asyncio_needs_no_trio() -> None:
+    """Running jobs on asyncio doesn't import trio."""
+    code = """
+import sys, anyio, anyslots
+async def main():
+    async with anyslots.Executor(2) as executor:
+        return await executor.submit(anyio.sleep, 0)
+anyio.run(main)
+print("trio" in sys.modules)
+"""
+    assert python(code) == "False\n"
+
+
+def test_every_module_can_be_imported_first() -> None:
+    """No module needs another one to be imported before it."""
+    names = [m.name for m in pkgutil.iter_modules(anyslots.__path__)]
+    core = [name for name in names if name not in ("__main__", "_demo")]
+    code = f"""
+import sys, importlib
+for name in {core}:
+    for loaded in [m for m in sys.modules if m.partition(".")[0] == "anyslots"]:
+        del sys.modules[loaded]
+    importlib.import_module("anyslots." + name)
+print("all")
+"""
+    assert python(code) == "all\n"
