@@ -129,13 +129,17 @@ class Lane:
 
 
 class Watched(Schedule):
-    """A schedule that tells the machine of each grant, given or taken back."""
+    """A schedule that tells the machine of each choice, and of each grant that's taken back."""
 
     __slots__ = ("machine",)
 
     def _grant(self, line) -> None:
         self.machine.granted(line)
         super()._grant(line)
+
+    def _run_next(self, line) -> Any:
+        self.machine.granted(line)
+        return super()._run_next(line)
 
     def _revoke(self, line) -> None:
         super()._revoke(line)
@@ -182,8 +186,6 @@ class ScheduleMachine(RuleBasedStateMachine):
         # Jobs that went on without one, to unwind.
         self.unwinding: set[Job] = set()
         self.idle: Event | None = None
-        # The lane that a slot is passed on in, by the short way perhaps.
-        self.proceeding: Lane | None = None
         self.schedule = Watched(
             slots,
             self.ring,
@@ -291,10 +293,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         """Whoever is let in must be the first in the lane, and have room, or a slot."""
         lane = applicant.lane
         assert applicant is lane.applying.pop(0)
-        # By the short way, a job has left the queue that has not begun yet.
-        lane.grants += lane is self.proceeding
         assert self.room(lane) or lane.pending() < 0
-        lane.grants -= lane is self.proceeding
         self.queue(lane, applicant.job)
 
     def comes_back(self, lender: Lender) -> None:
@@ -421,17 +420,11 @@ class ScheduleMachine(RuleBasedStateMachine):
     def proceed(self, data, outcome) -> None:
         lane, number = self.end_one(data, outcome)
         self.numbers = {job: other for job, other in self.numbers.items() if other != number}
-        grants = {lane: lane.grants for lane in self.lanes.values()}
-        self.proceeding = lane
         job = self.schedule.proceed(lane.line)
-        self.proceeding = None
         if job is None:
             self.schedule.return_number(number)
             return
         (chosen,) = [lane for lane in self.lanes.values() if job in lane.queued]
-        if grants == {lane: lane.grants for lane in self.lanes.values()}:
-            assert chosen is lane  # the short way, without a grant
-            self.granted(chosen.line)
         self.began(chosen, job, number)
 
     @precondition(lambda self: self.any_lane(lambda lane: lane.running))
