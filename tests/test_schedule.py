@@ -793,19 +793,19 @@ def test_a_cancelled_jobs_grant_passes_over_those_who_have_given_up() -> None:
     assert schedule.statistics().submitted == 2
 
 
-def test_a_job_that_began_before_its_time_in_the_queue_ran_out_goes_on() -> None:
-    """A tick is told only of jobs that wait still."""
+def test_a_tick_tells_only_of_jobs_that_wait_still() -> None:
+    """Of the jobs whose time is up, those that began or were cancelled meanwhile are left alone."""
     times = [0.0]
     schedule = Schedule(1, lambda: None, lambda _: None, lambda: times[0])
     line = schedule.add_line(queue_timeout=1)
-    jobs = [Job(0), Job(1), Job(2)]
+    jobs = [Job(number) for number in range(4)]
     for job in jobs:
         schedule.submit(line, job)
     assert schedule.redeem() is line
     assert schedule.start(line) is jobs[0]
-    schedule.discard(line, jobs[1])
+    schedule.discard(line, jobs[2])
     times[0] = 1.0
-    assert schedule.tick() == [jobs[2]]
+    assert schedule.tick() == [jobs[1], jobs[3]]
 
 
 def test_what_comes_to_a_paused_line_of_an_idle_executor_that_is_left_may_run() -> None:

@@ -104,10 +104,9 @@ class Worker:
     def give_back(self) -> None:
         """The event loop is gone: end the lending, as far as counts go."""
         assert self.future is not None
-        self.lending = None
         if self._returner is None:
-            self._executor._schedule.bring_back(self.future._lane._line)
-        self._go_on()
+            self.ask_back()
+        self._settle_return()
 
     def ask_back(self) -> None:
         """Ask for a slot to go on with."""
@@ -128,19 +127,22 @@ class Worker:
                 with CancelScope(shield=True, deadline=self._scope.deadline):  # noqa: ASYNC100
                     yield from returner.told.wait()
         finally:
-            self._returner = None
-            if not returner.may_go_on:
-                self._executor._schedule.withdraw_return(returner)
-            self._go_on()
+            self._settle_return()
+
+    def _settle_return(self) -> None:
+        """The job goes on, whether there's a slot for it or not."""
+        assert self.future is not None
+        assert self._returner is not None
+        returner, self._returner = self._returner, None
+        if not returner.may_go_on:
+            self._executor._schedule.withdraw_return(returner)
+        self.lending = None
+        self.lent = False
+        self.future._slot = self._number = self._executor._schedule.take_number()
 
     def _is_ending(self) -> bool:
         """Whether the job is cancelled, by itself or with all others."""
         return self._scope.cancel_called or self._executor._reason is not None
-
-    def _go_on(self) -> None:
-        assert self.future is not None
-        self.lent = False
-        self.future._slot = self._number = self._executor._schedule.take_number()
 
     async def work(self) -> None:
         """Run jobs until the executor has no more."""
