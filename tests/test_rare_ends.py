@@ -25,7 +25,7 @@ async def give(value: int = 0) -> int:
     return value
 
 
-LENDS = ["lends by hand", "waits for a job", "wants its slot back", "is to go on"]
+LENDS = ["lends by hand", "waits for a job", "waits too", "wants its slot back", "is to go on"]
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["closed first", "closed last"])
@@ -34,7 +34,8 @@ def test_futures_are_settled_when_their_loop_is_thrown_away(how: str, first: boo
     """An event loop that's closed with tasks in it: no job's future stays undone."""
     ends: list[bool] = []
     executors: list[Executor] = []
-    lenders: list[object] = []
+    lenders: list[asyncio.Task[Any]] = []
+    awaited: list[Future[Any]] = []
 
     def note(future: Future[Any]) -> None:
         ends.append(future.cancelled())
@@ -44,11 +45,18 @@ def test_futures_are_settled_when_their_loop_is_thrown_away(how: str, first: boo
         executors.append(executor)
 
         async def waits() -> None:
-            lenders.append(asyncio.current_task())
+            task = asyncio.current_task()
+            assert task is not None
+            lenders.append(task)
             if how == "runs":
                 await anyio.sleep_forever()
             elif how == "waits for a job":
                 await executor.submit(anyio.sleep_forever)
+            elif how == "waits too":
+                if not awaited:
+                    executor.submit(waits).add_done_callback(note)
+                    awaited.append(executor.submit(anyio.sleep_forever))
+                await awaited[0]
             elif how == "is to go on":
                 inner = executor.submit(give)
                 inner.add_done_callback(lambda _: asyncio.get_running_loop().stop())
@@ -62,7 +70,7 @@ def test_futures_are_settled_when_their_loop_is_thrown_away(how: str, first: boo
                     await anyio.sleep(0.01)
 
         executor.submit(waits).add_done_callback(note)
-        if how != "is to go on":
+        if how not in ("is to go on", "waits too"):
             executor.submit(anyio.sleep_forever).add_done_callback(note)
         await anyio.sleep(0.05)
 
@@ -70,7 +78,9 @@ def test_futures_are_settled_when_their_loop_is_thrown_away(how: str, first: boo
         loop = asyncio.new_event_loop()
         with contextlib.suppress(RuntimeError):
             loop.run_until_complete(main())
-        tasks = sorted(asyncio.all_tasks(loop), key=lambda task: (task in lenders) != first)
+        # The lenders before all others, or after them and the last one of them first.
+        others = list(asyncio.all_tasks(loop) - set(lenders))
+        tasks = [*lenders, *others] if first else [*others, *reversed(lenders)]
         loop.close()
         # What the interpreter does with coroutines that nobody will resume.
         for task in tasks:
@@ -82,12 +92,12 @@ def test_futures_are_settled_when_their_loop_is_thrown_away(how: str, first: boo
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         close()
-        counts = executors.pop().statistics()
+        counts, held = executors[0].statistics(), executors.pop()._schedule.held
         gc.collect()
     assert len(ends) == {"is to go on": 1, "wants its slot back": 3}.get(how, 2)
     # But for jobs whose own cleaning up needs the loop.
     assert True in ends
-    assert counts.running == counts.queued == counts.lent == 0
+    assert counts.running == counts.queued == counts.lent == held == 0
 
 
 async def test_a_job_that_raises_an_old_cancellation_is_cancelled() -> None:
