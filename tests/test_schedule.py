@@ -80,8 +80,8 @@ class Lender(Event):
         self.job = job
         self.returner = Returner(lane.line, self)
 
-    def set(self) -> None:
-        super().set()
+    def wake(self) -> None:
+        super().wake()
         assert self.returner.may_go_on
         self.machine.comes_back(self)
 

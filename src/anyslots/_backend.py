@@ -106,8 +106,7 @@ class AsyncioBackend:
         waiter = self._loop.create_future()
 
         def wake(_: Future[Any]) -> None:
-            if not waiter.done():
-                waiter.set_result(None)
+            _set(waiter)
 
         future._watch(wake)
         try:
@@ -150,12 +149,18 @@ class _AsyncioParked:
         return not self._future.done()
 
     def wake(self) -> None:
-        if not self._future.done():
-            self._future.set_result(None)
+        _set(self._future)
 
     @coroutine
     def wait(self) -> Generator[Any, Any, None]:
         yield from self._future
+
+
+def _set(waiter: asyncio.Future[None]) -> None:
+    try:
+        waiter.set_result(None)
+    except (asyncio.InvalidStateError, RuntimeError):
+        pass  # it waits no longer, or the event loop is closed
 
 
 class TrioBackend:

@@ -10,6 +10,7 @@ from ._rate import Meter, Rate
 from ._statistics import Statistics
 
 if TYPE_CHECKING:
+    from ._backend import Parked
     from ._future import Future
     from ._schedule import Schedule
 
@@ -48,9 +49,9 @@ class Returner:
 
     __slots__ = ("line", "may_go_on", "told")
 
-    def __init__(self, line: Line, told: Event) -> None:
+    def __init__(self, line: Line, told: Parked) -> None:
         self.line = line
-        # Set when it may go on, or when it's cancelled and shall unwind.
+        # Woken when it may go on, or when it's cancelled and shall unwind.
         self.told = told
         self.may_go_on = False
 

@@ -505,7 +505,7 @@ class Schedule:
                 del self._returning[returner]
                 self.bring_back(returner.line)
                 returner.may_go_on = True
-                returner.told.set()
+                returner.told.wake()
 
     def _grant(self, line: Line) -> None:
         line.waiting -= 1

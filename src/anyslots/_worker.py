@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import CoroutineType, TracebackType, coroutine
 from typing import TYPE_CHECKING, Any
 
-import anyio
 from anyio import CancelScope, EndOfStream, current_effective_deadline, current_time
 
 from ._backend import is_over
@@ -90,7 +89,7 @@ class Worker:
     def hurry(self) -> None:
         """The job is cancelled: let it unwind, if it waits for a slot to go on with."""
         if self._returner is not None:
-            self._returner.told.set()
+            self._returner.told.wake()
 
     def make_lending(self) -> Lending:
         return Lending(self)
@@ -111,7 +110,7 @@ class Worker:
     def ask_back(self) -> None:
         """Ask for a slot to go on with."""
         assert self.future is not None
-        self._returner = Returner(self.future._lane._line, anyio.Event())
+        self._returner = Returner(self.future._lane._line, self._executor._backend.park())
         self._executor._schedule.reclaim(self._returner)
 
     @coroutine
