@@ -253,25 +253,29 @@ class Schedule:
 
     def proceed(self, line: Line) -> Future[Any] | None:
         """The job that starts at once in the slot that one of `line` has left; or free the slot."""
-        if line is self._turns.sole and self.held <= self.limit and not self._returning:
+        turns = self._turns
+        if line is turns.sole and self.held <= self.limit and not self._returning:
             # There's nothing to choose: the line keeps slot and place.
             if line.waiting == 1:
-                self._turns.step_back(line)
+                turns.step_back(line)
             return self._run_next(line)
-        chosen = self._leave(line)
-        future = None
-        if chosen is not None and chosen.plain:
-            chosen.held += 1
-            self.held += 1
-            if chosen.waiting == 1 or chosen.held >= chosen.limit:
-                self._turns.step_back(chosen)
-            future = self._run_next(chosen)
-        elif chosen is not None:
-            self._grant(chosen)
-            future = self.start(chosen)
+        if turns.special or self.applying or self._returning or self.held > self.limit:
+            granted = self.pass_on(line)
+            return None if granted is None else self.start(granted)
+        line.held -= 1
+        if line.waiting and not line.enrolled:
+            self._compete(line)
+        chosen = turns.next()
+        if chosen is None:
+            self.held -= 1
+            self._check_idle(line)
+            return None
+        chosen.held += 1
         if not line.held:
             self._check_idle(line)
-        return future
+        if chosen.waiting == 1 or chosen.held >= chosen.limit:
+            turns.step_back(chosen)
+        return self._run_next(chosen)
 
     def _run_next(self, line: Line) -> Future[Any]:
         """A slot and a place are held for the line's next job: it's the one at the head."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 class Turns:
     """The enrolled lines. True if there are any."""
 
-    __slots__ = ("_count", "_order", "_ranks", "sole")
+    __slots__ = ("_count", "_order", "_ranks", "sole", "special")
 
     def __init__(self) -> None:
         # Each rank's lines in the order of their turns, by priority; and the same ranks as a heap,
@@ -21,6 +21,8 @@ class Turns:
         self._ranks: dict[float, OrderedDict[Line, None]] = {}
         self._order: list[tuple[float, OrderedDict[Line, None]]] = []
         self._count = 0
+        # How many of them aren't plain: whether they may start a job isn't said by the turns alone.
+        self.special = 0
         # The only enrolled line, if it's known to be that and is plain: there's nothing to choose.
         self.sole: Line | None = None
 
@@ -36,6 +38,7 @@ class Turns:
         rank[line] = None
         line.enrolled = True
         self._count += 1
+        self.special += not line.plain
         self.sole = line if self._count == 1 and line.plain else None
 
     def step_back(self, line: Line) -> None:
@@ -44,6 +47,7 @@ class Turns:
             del self._ranks[line.priority][line]
             line.enrolled = False
             self._count -= 1
+            self.special -= not line.plain
             self.sole = None
 
     def next(self) -> Line | None:
