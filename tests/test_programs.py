@@ -284,7 +284,7 @@ class Run:
 
     async def main(self) -> None:
         raised: BaseException | None = None
-        with anyio.move_on_after(self.deadline * self.second) as scope:
+        with anyio.move_on_after(self.deadline * self.second):
             try:
                 async with Executor(self.slots, on_error=self.on_error) as self.executor:
                     self.lanes = [self.executor, self.executor.lane(slots=1, priority=1)]
