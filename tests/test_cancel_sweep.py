@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from types import coroutine
 from typing import Any
 
@@ -19,7 +19,21 @@ import trio
 from anyio.lowlevel import checkpoint
 from virtual_time import VIRTUAL_BACKENDS, run_in_virtual_time
 
-from anyslots import Executor, ExecutorClosed, Future, JobCancelled, gather
+from anyslots import (
+    ALL_COMPLETED,
+    FIRST_COMPLETED,
+    FIRST_EXCEPTION,
+    Executor,
+    ExecutorClosed,
+    Future,
+    JobCancelled,
+    amap,
+    as_completed,
+    first_result,
+    gather,
+    lend_slot,
+    wait,
+)
 
 pytestmark = [
     pytest.mark.parametrize("backend", VIRTUAL_BACKENDS),
@@ -91,6 +105,8 @@ class Trial:
         self.futures: list[Future[Any]] = []
         self.running: Counter[Executor] = Counter()
         self.broken_limits = 0
+        # Whether jobs are submitted whose futures nobody sees.
+        self.unseen_jobs = False
         self.ended_blocks = 0
 
     def executor(self, slots: int, **options: Any) -> Executor:
@@ -137,7 +153,7 @@ class Trial:
             "cancelled" if f.cancelled() else "failed" if f.exception() else "succeeded"
             for f in self.futures
         )
-        if self.executors:
+        if self.executors and not self.unseen_jobs:
             total: Counter[str] = Counter()
             for executor in self.executors:
                 counts = executor.statistics()
@@ -380,8 +396,111 @@ async def awkward_jobs(trial: Trial) -> None:
         await gather(*futures, return_exceptions=True)
 
 
+async def enqueuing(trial: Trial) -> None:
+    trial.unseen_jobs = True
+    async with trial.executor(1, max_pending=1, on_error="log") as executor:
+        for job in (instant, sleeping, shielding, failing, sleeping):
+            trial.futures.append(await executor.enqueue(trial._counted, executor, job))
+
+
+async def handing_over(trial: Trial) -> None:
+    trial.unseen_jobs = True
+    async with trial.executor(1, max_pending=0) as executor:
+        async with anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(executor.enqueue, trial._counted, executor, sleeping)
+
+
+async def numbers(end: int) -> AsyncIterator[int]:
+    try:
+        for number in range(end):
+            await checkpoint()
+            yield number
+    finally:
+        with anyio.CancelScope(shield=True):
+            await checkpoint()
+
+
+async def twice(number: int) -> int:
+    await anyio.sleep(number % 2)
+    return 2 * number
+
+
+async def mapping_to_a_list(trial: Trial) -> None:
+    trial.unseen_jobs = True
+    async with trial.executor(2) as executor:
+        assert await executor.map(twice, range(4)) == [0, 2, 4, 6]
+        assert await executor.map(twice, numbers(3), buffer=0) == [0, 2, 4]
+
+
+async def mapping_as_a_stream(trial: Trial) -> None:
+    trial.unseen_jobs = True
+    async with trial.executor(2) as executor:
+        found = [result async for result in executor.map(twice, numbers(4), ordered=False)]
+        assert sorted(found) == [0, 2, 4, 6]
+        async with executor.map(twice, numbers(100)) as results:
+            async for result in results:
+                if result == 4:
+                    break
+        failing_map = executor.map(lambda _: failing(), range(1))
+        with pytest.raises(Failure):
+            await anext(failing_map)
+
+
+async def listing(trial: Trial) -> None:
+    assert await amap(twice, range(4), slots=2) == [0, 2, 4, 6]
+
+
+async def completing(trial: Trial) -> None:
+    async with trial.executor(2) as executor:
+        found = [future async for future in as_completed(trial.jobs(executor))]
+        assert len(found) == 4
+        with pytest.raises(Failure):
+            await trial.futures[3]
+
+
+async def waiting_for_some(trial: Trial) -> None:
+    async with trial.executor(2) as executor:
+        futures = trial.jobs(executor)
+        for when in (FIRST_COMPLETED, FIRST_EXCEPTION, ALL_COMPLETED):
+            done, _ = await wait(futures, return_when=when)
+            assert done
+        futures[3].exception()
+
+
+async def taking_the_first(trial: Trial) -> None:
+    async with trial.executor(4) as executor:
+        jobs = (failing, shielding, sleeping)
+        futures = [trial.submit(executor, job) for job in jobs]
+        assert await first_result(*futures) == "slept"
+
+
+async def lending(trial: Trial) -> None:
+    async def lends(executor: Executor) -> object:
+        async with lend_slot():
+            await anyio.sleep(0.5)
+        inner = [trial.submit(executor, job) for job in (sleeping, instant)]
+        async with lend_slot():
+            await anyio.sleep(0.5)
+        return await gather(*inner)
+
+    async with trial.executor(1) as executor:
+        trial.submit(executor, lends, executor)
+        trial.submit(executor, lends, executor)
+        trial.submit(executor, sleeping)
+
+
 PROGRAMS = [
     awaiting,
+    enqueuing,
+    handing_over,
+    mapping_to_a_list,
+    mapping_as_a_stream,
+    listing,
+    completing,
+    waiting_for_some,
+    taking_the_first,
+    lending,
     waiting,
     gathering,
     gathering_all,
