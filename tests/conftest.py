@@ -11,17 +11,18 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from virtual_time import tally
 
 settings.register_profile(
     "ci", max_examples=100, stateful_step_count=80, deadline=None, derandomize=True
 )
-# A million steps of the schedule's state machine: `pytest --hypothesis-profile=soak
-# tests/test_schedule.py`; the variable asks for more of them, or fewer.
+# For soak.py, where the seed alone says which programs are run.
 settings.register_profile(
     "soak",
-    max_examples=int(os.environ.get("SOAK_EXAMPLES", "5000")),
+    max_examples=int(os.environ.get("SOAK_EXAMPLES", "500")),
     stateful_step_count=200,
     deadline=None,
+    database=None,
     print_blob=True,
     suppress_health_check=list(HealthCheck),
 )
@@ -67,6 +68,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     keep = [item for item in items if "anyio_backend" in getattr(item, "fixturenames", ())]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(keep)])
     items[:] = keep
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if settings.get_current_profile_name() == "soak":
+        for what, count in tally.items():
+            terminalreporter.write_line(f"ran {count} {what}")
 
 
 @pytest.fixture(scope="module")

@@ -405,10 +405,9 @@ async def enqueuing(trial: Trial) -> None:
 
 async def handing_over(trial: Trial) -> None:
     trial.unseen_jobs = True
-    async with trial.executor(1, max_pending=0) as executor:
-        async with anyio.create_task_group() as group:
-            for _ in range(3):
-                group.start_soon(executor.enqueue, trial._counted, executor, sleeping)
+    async with trial.executor(1, max_pending=0) as executor, anyio.create_task_group() as group:
+        for _ in range(3):
+            group.start_soon(executor.enqueue, trial._counted, executor, sleeping)
 
 
 async def numbers(end: int) -> AsyncIterator[int]:

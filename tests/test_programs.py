@@ -12,7 +12,7 @@ import anyio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from virtual_time import VIRTUAL_BACKENDS, run_in_virtual_time
+from virtual_time import VIRTUAL_BACKENDS, run_in_virtual_time, tally
 
 from anyslots import Executor, ExecutorClosed, Future, JobCancelled, Lane, wait
 
@@ -283,6 +283,8 @@ class Run:
                 raise BodyError
 
     async def main(self) -> None:
+        tally["programs"] += 1
+        tally["operations"] += len(self.operations)
         raised: BaseException | None = None
         with anyio.move_on_after(self.deadline * self.second):
             try:

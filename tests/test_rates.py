@@ -440,3 +440,17 @@ def test_a_timer_ends_with_the_last_who_waits_for_it(backend, owner) -> None:
         return anyio.current_time()
 
     assert run_in_virtual_time(backend, main) == 1
+
+
+def test_a_rate_of_all_holds_for_the_next_job_of_a_lane_with_one_place(backend) -> None:
+    """A job that ends gives its lane's place to the next one, but not a start of the executor's."""
+    starts = Starts()
+
+    async def main() -> None:
+        async with Executor(2, rate=Rate(1, per=10)) as executor:
+            lane = executor.lane(slots=1)
+            for _ in range(3):
+                lane.submit(starts, 1)
+
+    run_in_virtual_time(backend, main)
+    assert starts == [0, 10, 20]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -12,6 +13,9 @@ import trio
 import trio.testing
 
 T = TypeVar("T")
+
+tally: Counter[str] = Counter()
+"""How much random work was done, for soak.py to tell."""
 
 
 class _JumpingSelector(selectors.DefaultSelector):

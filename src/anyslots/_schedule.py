@@ -259,7 +259,13 @@ class Schedule:
             if line.waiting == 1:
                 turns.step_back(line)
             return self._run_next(line)
-        if turns.special or self.applying or self._returning or self.held > self.limit:
+        if (
+            turns.special
+            or not line.plain
+            or self.applying
+            or self._returning
+            or self.held > self.limit
+        ):
             granted = self.pass_on(line)
             return None if granted is None else self.start(granted)
         line.held -= 1
