@@ -93,3 +93,10 @@ def soak(session: nox.Session) -> None:
     """Run the property tests with ever new random programs for an hour; `-- --minutes 5`."""
     session.install(".", *group("test"))
     session.run("python", "tests/soak.py", *session.posargs)
+
+
+@nox.session(default=False)
+def mutants(session: nox.Session) -> None:
+    """Plant known bugs, one at a time, and see that the tests notice; takes an hour or so."""
+    session.install(".", *group("test"))
+    session.run("python", "tests/mutants.py", *session.posargs)

@@ -10,7 +10,7 @@ import os
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from virtual_time import tally
 
 settings.register_profile(
@@ -25,6 +25,15 @@ settings.register_profile(
     database=None,
     print_blob=True,
     suppress_health_check=list(HealthCheck),
+)
+# For mutants.py, which needs no small examples of what's wrong.
+settings.register_profile(
+    "mutants",
+    max_examples=100,
+    stateful_step_count=80,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.explicit, Phase.generate],
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 

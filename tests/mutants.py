@@ -1,0 +1,145 @@
+"""Plant known bugs, one at a time, and see the tests go red: ``nox -s mutants``.
+
+Each mutant is a piece of the source and what a tired colleague could have written instead. The
+tests run against a copy of the package that has it; a mutant that no test notices is reported, and
+the exit status is 1. ``-- worker`` plants only those whose file name contains that word.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+
+
+class Mutant(NamedTuple):
+    file: str
+    right: str
+    wrong: str
+
+
+MUTANTS = [
+    # Slots and places.
+    Mutant("_schedule.py", "not self._turns and self.held < self.limit:", "not self._turns:"),
+    Mutant("_schedule.py", "            or not line.plain\n", ""),
+    Mutant("_schedule.py", "or self.held > self.limit", "or False"),
+    Mutant("_schedule.py", "if chosen.waiting == 1 or chosen.held >=", "if chosen.held >="),
+    Mutant("_schedule.py", "            or self.applying\n", ""),
+    Mutant(
+        "_schedule.py",
+        "        line.held += 1\n        self.held += 1\n        if line.held >= line.limit:",
+        "        line.held += 1\n        self.held += 1\n        if line.held > line.limit:",
+    ),
+    Mutant("_schedule.py", "if returner.line.held < returner.line.slots", "if True"),
+    Mutant("_schedule.py", "        self._welcome_back()\n        while", "        while"),
+    Mutant("_schedule.py", "            line.void -= 1\n            return None", "            pass"),
+    Mutant("_schedule.py", "        line.void += 1\n", ""),
+    Mutant("_schedule.py", "if not line.waiting or line.held >=", "if line.held >="),
+    Mutant("_schedule.py", "        if not line.waiting:\n            self._revoke(line)\n", ""),
+    Mutant("_schedule.py", "while line.granted and line.held > limit:", "while False:"),
+    Mutant("_schedule.py", "while line.granted and self.held > limit:", "while False:"),
+    # Turns, rates and time.
+    Mutant("_turns.py", "rank.move_to_end(line)", "pass"),
+    Mutant("_turns.py", "(-line.priority, rank)", "(line.priority, rank)"),
+    Mutant("_turns.py", "self._count == 1 and line.plain", "self._count == 1"),
+    Mutant("_rate.py", "starts[0] + per <= now", "starts[0] + per < now"),
+    Mutant("_rate.py", "len(starts) + self.reserved", "len(starts)"),
+    Mutant("_schedule.py", "                meter.reserved -= 1\n", "                pass\n"),
+    Mutant("_schedule.py", "if future._status is QUEUED:\n                        exp", "if True: exp"),
+    Mutant("_schedule.py", "                line.alarmed = False\n", ""),
+    Mutant("_schedule.py", "line.asleep = line.asleep and line.waiting > 0", "line.asleep"),
+    # Room, ends and pauses.
+    Mutant("_schedule.py", "            and not line.applying\n", ""),
+    Mutant("_schedule.py", "line.waiting - line.applying < line.max", "line.waiting < line.max"),
+    Mutant("_schedule.py", "elif application.waiter.is_waiting():", "elif True:"),
+    Mutant("_schedule.py", "and first.applicants[0].number == number", "and True"),
+    Mutant("_schedule.py", "if self.ending and not self.held:", "if False:"),
+    Mutant("_schedule.py", "            future._status = CANCELLED\n", "            pass\n"),
+    Mutant("_schedule.py", "if not line.applying and line is not self.line:", "if False:"),
+    Mutant("_schedule.py", "len(line.queue) > 2 * (line.waiting + line.granted) + 32", "False"),
+    # Jobs.
+    Mutant("_worker.py", "            self._spent = True\n            self._reason", "            self._reason"),
+    Mutant("_worker.py", "                self._spent = False\n", "                pass\n"),
+    Mutant("_worker.py", "if self._spent or (native_cancels", "if False or (native_cancels"),
+    Mutant("_worker.py", "(native_cancels is not None and native_cancels()):\n                    self._pass", "False:\n                    self._pass"),
+    Mutant("_worker.py", "                    schedule.stepping = None\n                    try", "                    try"),
+    Mutant("_worker.py", "        self._stepper = self._make_stepper()\n        if outcome", "        if outcome"),
+    Mutant("_worker.py", "                    yield from self._executor._backend.checkpoint()\n", ""),
+    Mutant("_worker.py", "returner.may_go_on or self._is_ending()", "returner.may_go_on"),
+    Mutant("_worker.py", "CancelScope(shield=True, deadline=self._scope.deadline)", "CancelScope(shield=True)"),
+    Mutant("_worker.py", "            worker.give_back()\n", "            pass\n"),
+    Mutant("_worker.py", "        if self._returner is not None:\n            self._returner.told.wake()", "        pass"),
+    Mutant("_worker.py", "            await executor._backend.forgive()\n        return True", "        return True"),
+    Mutant("_worker.py", "if executor._resting > schedule.slots + 1:", "if False:"),
+    Mutant("_worker.py", "        executor._resting -= 1\n        executor._staff()", "        executor._resting -= 1"),
+    Mutant("_worker.py", "exception.__traceback__ = traceback\n", "pass\n"),
+    Mutant("_worker.py", "                future = coro = None", "                pass"),
+    Mutant("_worker.py", "self._scope.deadline = math.inf", "pass"),
+    # Futures, and waiting for them.
+    Mutant("_future.py", "failure.unseen = None", "pass"),
+    Mutant("_future.py", "failure.exception.with_traceback(failure.traceback)", "failure.exception"),
+    Mutant("_future.py", "self._args = self._kwargs = self._context = self._worker = None", "self._worker = None"),
+    Mutant("_future.py", "            if callback in callbacks:\n", "            if True:\n"),
+    Mutant("_future.py", "            self.context.run(self.fn, future)", "            self.fn(future)"),
+    Mutant("_collect.py", "self._stopped_by = self._stopped_by or future", "self._stopped_by = future"),
+    Mutant("_collect.py", "    return list(dict.fromkeys(futures))", "    return futures"),
+    Mutant("_collect.py", "                    future._unwatch(finished)", "                    pass"),
+    Mutant("_results.py", "while self._taken >= self._bound()", "while self._taken > self._bound()"),
+    Mutant("_results.py", "self._taken < bound", "self._taken <= bound"),
+    Mutant("_results.py", "            self._room.set()\n            self._room = None", "            pass"),
+    Mutant("_results.py", "                await self._close_async_sources()\n            if not (exh", "                pass\n            if not (exh"),
+    Mutant("_results.py", "if not (exhausted or self._closed or self._error)", "if False"),
+    # The executor.
+    Mutant("_executor.py", "        self._scope.cancel()\n        self._drain(reason)", "        self._drain(reason)"),
+    Mutant("_executor.py", "            worker.hurry()", "            pass"),
+    Mutant("_executor.py", "                    self._schedule.end()\n", ""),
+    Mutant("_executor.py", "                remind()", "                pass"),
+    Mutant("_executor.py", "while self._resting <= len(self._schedule.grants)", "while self._resting < 1"),
+    Mutant("_executor.py", "            log_unseen(name, exception)", "            pass"),
+]  # fmt: skip
+
+
+def survives(mutant: Mutant) -> bool:
+    """Whether all tests pass with a bug planted."""
+    with tempfile.TemporaryDirectory() as folder:
+        package = Path(folder) / "anyslots"
+        shutil.copytree(ROOT / "src" / "anyslots", package)
+        path = package / mutant.file
+        source = path.read_text()
+        if source.count(mutant.right) != 1:
+            sys.exit(f"{mutant.file} has this {source.count(mutant.right)} times: {mutant.right}")
+        path.write_text(source.replace(mutant.right, mutant.wrong))
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "auto", "--timeout=60"]
+        command += ["-p", "no:cacheprovider", "--backend=asyncio", "--backend=trio"]
+        environment = os.environ | {"PYTHONPATH": folder, "HYPOTHESIS_PROFILE": "mutants"}
+        try:
+            done = subprocess.run(
+                command, cwd=ROOT, env=environment, capture_output=True, timeout=600
+            )
+        except subprocess.TimeoutExpired:
+            return False
+        return done.returncode == 0
+
+
+def main() -> int:
+    words = sys.argv[1:]
+    chosen = [m for m in MUTANTS if not words or any(word in m.file for word in words)]
+    survivors = 0
+    for mutant in chosen:
+        alive = survives(mutant)
+        survivors += alive
+        what = " ".join(mutant.right.split())
+        wrong = " ".join(mutant.wrong.split()) or "nothing"
+        print(f"{'SURVIVES' if alive else 'killed':8} {mutant.file}: {what} -> {wrong}", flush=True)
+    print(f"{survivors} of {len(chosen)} mutants survive")
+    return survivors > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
