@@ -38,7 +38,9 @@ MUTANTS = [
     ),
     Mutant("_schedule.py", "if returner.line.held < returner.line.slots", "if True"),
     Mutant("_schedule.py", "        self._welcome_back()\n        while", "        while"),
-    Mutant("_schedule.py", "            line.void -= 1\n            return None", "            pass"),
+    Mutant(
+        "_schedule.py", "            line.void -= 1\n            return None", "            pass"
+    ),
     Mutant("_schedule.py", "        line.void += 1\n", ""),
     Mutant("_schedule.py", "if not line.waiting or line.held >=", "if line.held >="),
     Mutant("_schedule.py", "        if not line.waiting:\n            self._revoke(line)\n", ""),
@@ -51,7 +53,9 @@ MUTANTS = [
     Mutant("_rate.py", "starts[0] + per <= now", "starts[0] + per < now"),
     Mutant("_rate.py", "len(starts) + self.reserved", "len(starts)"),
     Mutant("_schedule.py", "                meter.reserved -= 1\n", "                pass\n"),
-    Mutant("_schedule.py", "if future._status is QUEUED:\n                        exp", "if True: exp"),
+    Mutant(
+        "_schedule.py", "if future._status is QUEUED:\n                        exp", "if True: exp"
+    ),
     Mutant("_schedule.py", "                line.alarmed = False\n", ""),
     Mutant("_schedule.py", "line.asleep = line.asleep and line.waiting > 0", "line.asleep"),
     # Room, ends and pauses.
@@ -64,45 +68,109 @@ MUTANTS = [
     Mutant("_schedule.py", "if not line.applying and line is not self.line:", "if False:"),
     Mutant("_schedule.py", "len(line.queue) > 2 * (line.waiting + line.granted) + 32", "False"),
     # Jobs.
-    Mutant("_worker.py", "            self._spent = True\n            self._reason", "            self._reason"),
+    Mutant(
+        "_worker.py",
+        "            self._spent = True\n            self._reason",
+        "            self._reason",
+    ),
     Mutant("_worker.py", "                self._spent = False\n", "                pass\n"),
     Mutant("_worker.py", "if self._spent or (native_cancels", "if False or (native_cancels"),
-    Mutant("_worker.py", "(native_cancels is not None and native_cancels()):\n                    self._pass", "False:\n                    self._pass"),
-    Mutant("_worker.py", "                    schedule.stepping = None\n                    try", "                    try"),
-    Mutant("_worker.py", "        self._stepper = self._make_stepper()\n        if outcome", "        if outcome"),
-    Mutant("_worker.py", "                    yield from self._executor._backend.checkpoint()\n", ""),
+    Mutant(
+        "_worker.py",
+        "(native_cancels is not None and native_cancels()):\n                    self._pass",
+        "False:\n                    self._pass",
+    ),
+    Mutant(
+        "_worker.py",
+        "                    schedule.stepping = None\n                    try",
+        "                    try",
+    ),
+    Mutant(
+        "_worker.py",
+        "        self._stepper = self._make_stepper()\n        if outcome",
+        "        if outcome",
+    ),
+    Mutant(
+        "_worker.py", "                    yield from self._executor._backend.checkpoint()\n", ""
+    ),
     Mutant("_worker.py", "returner.may_go_on or self._is_ending()", "returner.may_go_on"),
-    Mutant("_worker.py", "CancelScope(shield=True, deadline=self._scope.deadline)", "CancelScope(shield=True)"),
+    Mutant(
+        "_worker.py",
+        "CancelScope(shield=True, deadline=self._scope.deadline)",
+        "CancelScope(shield=True)",
+    ),
     Mutant("_worker.py", "            worker.give_back()\n", "            pass\n"),
-    Mutant("_worker.py", "        if self._returner is not None:\n            self._returner.told.wake()", "        pass"),
-    Mutant("_worker.py", "            await executor._backend.forgive()\n        return True", "        return True"),
+    Mutant(
+        "_worker.py",
+        "        if self._returner is not None:\n            self._returner.told.wake()",
+        "        pass",
+    ),
+    Mutant(
+        "_worker.py",
+        "            await executor._backend.forgive()\n        return True",
+        "        return True",
+    ),
     Mutant("_worker.py", "if executor._resting > schedule.slots + 1:", "if False:"),
-    Mutant("_worker.py", "        executor._resting -= 1\n        executor._staff()", "        executor._resting -= 1"),
+    Mutant(
+        "_worker.py",
+        "        executor._resting -= 1\n        executor._staff()",
+        "        executor._resting -= 1",
+    ),
     Mutant("_worker.py", "exception.__traceback__ = traceback\n", "pass\n"),
     Mutant("_worker.py", "                future = coro = None", "                pass"),
     Mutant("_worker.py", "self._scope.deadline = math.inf", "pass"),
     # Futures, and waiting for them.
     Mutant("_future.py", "failure.unseen = None", "pass"),
-    Mutant("_future.py", "failure.exception.with_traceback(failure.traceback)", "failure.exception"),
-    Mutant("_future.py", "self._args = self._kwargs = self._context = self._worker = None", "self._worker = None"),
+    Mutant(
+        "_future.py", "failure.exception.with_traceback(failure.traceback)", "failure.exception"
+    ),
+    Mutant(
+        "_future.py",
+        "self._args = self._kwargs = self._context = self._worker = None",
+        "self._worker = None",
+    ),
     Mutant("_future.py", "            if callback in callbacks:\n", "            if True:\n"),
-    Mutant("_future.py", "            self.context.run(self.fn, future)", "            self.fn(future)"),
-    Mutant("_collect.py", "self._stopped_by = self._stopped_by or future", "self._stopped_by = future"),
+    Mutant(
+        "_future.py", "            self.context.run(self.fn, future)", "            self.fn(future)"
+    ),
+    Mutant(
+        "_collect.py", "self._stopped_by = self._stopped_by or future", "self._stopped_by = future"
+    ),
     Mutant("_collect.py", "    return list(dict.fromkeys(futures))", "    return futures"),
-    Mutant("_collect.py", "                    future._unwatch(finished)", "                    pass"),
-    Mutant("_results.py", "while self._taken >= self._bound()", "while self._taken > self._bound()"),
+    Mutant(
+        "_collect.py", "                    future._unwatch(finished)", "                    pass"
+    ),
+    Mutant(
+        "_results.py", "while self._taken >= self._bound()", "while self._taken > self._bound()"
+    ),
     Mutant("_results.py", "self._taken < bound", "self._taken <= bound"),
-    Mutant("_results.py", "            self._room.set()\n            self._room = None", "            pass"),
-    Mutant("_results.py", "                await self._close_async_sources()\n            if not (exh", "                pass\n            if not (exh"),
+    Mutant(
+        "_results.py",
+        "            self._room.set()\n            self._room = None",
+        "            pass",
+    ),
+    Mutant(
+        "_results.py",
+        "                await self._close_async_sources()\n            if not (exh",
+        "                pass\n            if not (exh",
+    ),
     Mutant("_results.py", "if not (exhausted or self._closed or self._error)", "if False"),
     # The executor.
-    Mutant("_executor.py", "        self._scope.cancel()\n        self._drain(reason)", "        self._drain(reason)"),
+    Mutant(
+        "_executor.py",
+        "        self._scope.cancel()\n        self._drain(reason)",
+        "        self._drain(reason)",
+    ),
     Mutant("_executor.py", "            worker.hurry()", "            pass"),
     Mutant("_executor.py", "                    self._schedule.end()\n", ""),
     Mutant("_executor.py", "                remind()", "                pass"),
-    Mutant("_executor.py", "while self._resting <= len(self._schedule.grants)", "while self._resting < 1"),
+    Mutant(
+        "_executor.py",
+        "while self._resting <= len(self._schedule.grants)",
+        "while self._resting < 1",
+    ),
     Mutant("_executor.py", "            log_unseen(name, exception)", "            pass"),
-]  # fmt: skip
+]
 
 
 def survives(mutant: Mutant) -> bool:
