@@ -40,106 +40,93 @@ class Row(NamedTuple):
     share: float = 1
 
 
-def common_rows(job: Any, limiter: Peer, unlimited: Peer) -> list[Row]:
-    """The rows that both event loops have."""
+class Peers(NamedTuple):
+    """What an event loop offers instead."""
+
+    job: Any
+    bare: Program
+    unlimited: Program
+    limited: Program
+    instant: Program
+    # Those of a plain job, and among them some that are so slow that fewer jobs must do.
+    others: list[Peer]
+    slow: list[Peer]
+    one_at_a_time: Program | None = None
+
+
+def asyncio_peers() -> Peers:
+    return Peers(
+        p.asyncio_job,
+        p.asyncio_bare_tasks,
+        p.asyncio_unlimited,
+        p.asyncio_semaphore_gather,
+        p.asyncio_unlimited_instant,
+        [
+            ("semaphore in TaskGroup", p.asyncio_semaphore_task_group),
+            ("the original AsyncExecutor", p.original_program),
+        ],
+        [("aiojobs", p.aiojobs_scheduler)],
+        p.asyncio_one_at_a_time,
+    )
+
+
+def trio_peers() -> Peers:
+    return Peers(
+        p.trio_job,
+        p.trio_bare_tasks,
+        p.trio_unlimited,
+        p.trio_limiter,
+        p.trio_unlimited_instant,
+        [],
+        [],
+    )
+
+
+def rows_beside(peers: Peers) -> list[Row]:
+    job = peers.job
     ours = p.submit(job)
-    return [
+    unlimited = ("unlimited tasks", peers.unlimited)
+    limited = ("semaphore or limiter, a task each", peers.limited)
+    many = [
+        ("bare tasks sharing an iterator", peers.bare),
+        unlimited,
+        limited,
+        *peers.others,
+        ("anyio.amap, unlimited", p.anyio_amap(job)),
+        ("threads", p.thread_pool),
+    ]
+    slow = [
+        ("anyio CapacityLimiter", p.anyio_limiter(job)),
+        ("aiometer", p.aiometer_run_all(job)),
+        *peers.slow,
+        ("anyio-executor", p.anyio_executor_map(job)),
+    ]
+    instant = ("unlimited tasks", peers.instant)
+    rows = [
+        Row("one checkpoint", ours, many),
+        Row("one checkpoint", ours, slow, 0.25),
+        Row("no checkpoint", p.submit(p.instant_job), [instant]),
         Row("10 slots", p.submit(job, 10), [unlimited]),
         Row("1,000 slots", p.submit(job, 1000), [unlimited]),
         Row("submit, then await each", p.submit_and_await_each(job), [unlimited]),
         Row("gather", p.submit_and_gather(job), [unlimited, ("submit alone", ours)]),
-        Row("map to a list", p.map_to_list(job), [unlimited, limiter]),
-        Row("map to a list, unordered", p.map_to_list(job, ordered=False), [unlimited, limiter]),
-        Row("map as a stream", p.map_as_stream(job), [unlimited, limiter]),
-        Row("ten lanes of twenty places", p.ten_lanes(job), [limiter]),
-        Row("a rate that's never reached", p.submit(job, rate=p.at_most(10**9)), [limiter]),
+        Row("map to a list", p.map_to_list(job), [unlimited, limited]),
+        Row("map to a list, unordered", p.map_to_list(job, ordered=False), [unlimited, limited]),
+        Row("map as a stream", p.map_as_stream(job), [unlimited, limited]),
+        Row("ten lanes of twenty places", p.ten_lanes(job), [limited]),
+        Row("a rate that's never reached", p.submit(job, rate=p.at_most(10**9)), [limited]),
         Row("cancelled in the queue", p.submit_and_cancel(job), [("running them", ours)]),
     ]
+    if peers.one_at_a_time is not None:
+        by_hand = ("await create_task", peers.one_at_a_time)
+        rows.append(Row("one at a time", p.one_at_a_time(job), [by_hand], 0.25))
+    return rows
 
 
-def asyncio_rows() -> list[Row]:
-    job = p.asyncio_job
-    unlimited = ("unlimited tasks", p.asyncio_unlimited)
-    semaphore = ("semaphore or limiter, a task each", p.asyncio_semaphore_gather)
-    return [
-        Row(
-            "one checkpoint",
-            p.submit(job),
-            [
-                ("bare tasks sharing an iterator", p.asyncio_bare_tasks),
-                unlimited,
-                semaphore,
-                ("semaphore in TaskGroup", p.asyncio_semaphore_task_group),
-                ("anyio.amap, unlimited", p.anyio_amap(job)),
-                ("the original AsyncExecutor", p.original_program),
-                ("threads", p.thread_pool),
-            ],
-        ),
-        Row(
-            "one checkpoint",
-            p.submit(job),
-            [
-                ("anyio CapacityLimiter", p.anyio_limiter(job)),
-                ("aiometer", p.aiometer_run_all(job)),
-                ("aiojobs", p.aiojobs_scheduler),
-                ("anyio-executor", p.anyio_executor_map(job)),
-            ],
-            0.25,
-        ),
-        Row(
-            "no checkpoint",
-            p.submit(p.instant_job),
-            [("unlimited tasks", p.asyncio_unlimited_instant)],
-        ),
-        Row(
-            "one at a time",
-            p.one_at_a_time(job),
-            [("await create_task", p.asyncio_one_at_a_time)],
-            0.25,
-        ),
-        *common_rows(job, semaphore, unlimited),
-    ]
-
-
-def trio_rows() -> list[Row]:
-    job = p.trio_job
-    unlimited = ("unlimited tasks", p.trio_unlimited)
-    limiter = ("semaphore or limiter, a task each", p.trio_limiter)
-    return [
-        Row(
-            "one checkpoint",
-            p.submit(job),
-            [
-                ("bare tasks sharing an iterator", p.trio_bare_tasks),
-                unlimited,
-                limiter,
-                ("anyio.amap, unlimited", p.anyio_amap(job)),
-                ("threads", p.thread_pool),
-            ],
-        ),
-        Row(
-            "one checkpoint",
-            p.submit(job),
-            [
-                ("anyio CapacityLimiter", p.anyio_limiter(job)),
-                ("aiometer", p.aiometer_run_all(job)),
-                ("anyio-executor", p.anyio_executor_map(job)),
-            ],
-            0.25,
-        ),
-        Row(
-            "no checkpoint",
-            p.submit(p.instant_job),
-            [("unlimited tasks", p.trio_unlimited_instant)],
-        ),
-        *common_rows(job, limiter, unlimited),
-    ]
-
-
-LOOPS: dict[str, tuple[Callable[[], list[Row]], dict[str, Any]]] = {
-    "asyncio": (asyncio_rows, {"backend": "asyncio"}),
-    "uvloop": (asyncio_rows, {"backend": "asyncio", "backend_options": {"use_uvloop": True}}),
-    "trio": (trio_rows, {"backend": "trio"}),
+LOOPS: dict[str, tuple[Callable[[], Peers], dict[str, Any]]] = {
+    "asyncio": (asyncio_peers, {"backend": "asyncio"}),
+    "uvloop": (asyncio_peers, {"backend": "asyncio", "backend_options": {"use_uvloop": True}}),
+    "trio": (trio_peers, {"backend": "trio"}),
 }
 
 
@@ -357,10 +344,10 @@ def main() -> None:
     figures: dict[str, list[dict[str, Any]]] = {}
     for loop in options.loop or LOOPS:
         print(f"\n{loop}", flush=True)
-        rows, arguments = LOOPS[loop]
+        peers, arguments = LOOPS[loop]
         with p.counted():
-            missing = anyio.run(check, rows(), **arguments)
-        chosen = [row for row in rows() if wanted(row.name)]
+            missing = anyio.run(check, rows_beside(peers()), **arguments)
+        chosen = [row for row in rows_beside(peers()) if wanted(row.name)]
         figures[loop] = anyio.run(
             compare, chosen, missing, options.jobs, options.rounds, **arguments
         )
