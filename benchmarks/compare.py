@@ -216,14 +216,18 @@ async def bytes_waiting_on_a_semaphore(jobs: int) -> float:
     return (after - before) / jobs
 
 
-async def growth(jobs: int, rounds: int) -> list[dict[str, Any]]:
-    """What a job costs among many, beside what it costs among a fiftieth of them."""
-    few = max(jobs // 50, 10)
+async def growth(most: int, rounds: int) -> list[dict[str, Any]]:
+    """What a job costs among few and among many, beside what it costs among ten thousand."""
+    usual = min(10_000, most)
     program = p.submit(p.asyncio_job)
-    ratio = await ratio_of(program, program, jobs, few, rounds)
-    return [
-        {"row": f"a job among {jobs:,}", "peer": f"among {few:,}", "ratio": ratio, "jobs": jobs}
-    ]
+    figures = []
+    for jobs in (1_000, 100_000, 500_000, 1_000_000):
+        if jobs <= most:
+            ratio = await ratio_of(program, program, jobs, usual, rounds)
+            figures.append({"row": f"a job among {jobs:,}", "peer": f"among {usual:,}"})
+            figures[-1] |= {"ratio": ratio, "jobs": jobs}
+            print(f"  a job among {jobs:9,} / among {usual:,} {ratio:6.2f}", flush=True)
+    return figures
 
 
 async def over_http(jobs: int, rounds: int) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ COMPARE = Path(__file__).parent.parent / "benchmarks" / "compare.py"
 def test_each_row_runs_all_its_jobs(loop: str, tmp_path: Path) -> None:
     """It counts the jobs that ran, so one that leaves any out stops it."""
     figures, table = tmp_path / "figures.json", tmp_path / "table.md"
-    arguments = ["--loop", loop, "--jobs", "40", "--rounds", "1", "--many", "500"]
+    arguments = ["--loop", loop, "--jobs", "40", "--rounds", "1", "--many", "1000"]
     command = [sys.executable, COMPARE, *arguments, "--json", figures, "--table", table]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
