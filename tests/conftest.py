@@ -36,6 +36,7 @@ settings.register_profile(
     phases=[Phase.explicit, Phase.generate],
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+IN_SOAK = settings.get_current_profile_name() == "soak"
 
 REAL_TIME: dict[str, tuple[str, dict[str, Any]]] = {
     "asyncio": ("asyncio", {"debug": True}),
@@ -66,11 +67,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests that use no backend run once: with asyncio. Those in real time may run again."""
-    soak = settings.get_current_profile_name() == "soak"
     for item in items:
         if item.get_closest_marker("real_time"):
             item.add_marker(pytest.mark.flaky(reruns=2))
-        if soak:  # takes as long as it takes
+        if IN_SOAK:  # takes as long as it takes
             item.add_marker(pytest.mark.timeout(0))
     if "asyncio" in chosen_backends(config):
         return
@@ -80,7 +80,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    if settings.get_current_profile_name() == "soak":
+    if IN_SOAK:
         for what, count in tally.items():
             terminalreporter.write_line(f"ran {count} {what}")
 
@@ -95,6 +95,11 @@ def loop_name(anyio_backend: tuple[str, dict[str, Any]]) -> str:
     """``"asyncio"``, ``"uvloop"`` or ``"trio"``."""
     name, options = anyio_backend
     return "uvloop" if options.get("use_uvloop") else name
+
+
+@pytest.fixture
+def in_soak() -> bool:
+    return IN_SOAK
 
 
 @pytest.fixture

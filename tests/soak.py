@@ -29,7 +29,8 @@ class Soak:
         self.failed: list[int] = []
 
     async def round(self, seed: int) -> None:
-        command = [sys.executable, "-X", "dev", "-m", "pytest", "-q", "-m", "hypothesis"]
+        command = [sys.executable, "-X", "dev", "-m", "pytest", "-q"]
+        command += ["-m", "hypothesis or soak"]
         command += [f"--hypothesis-seed={seed}", "-p", "no:cacheprovider", *self.options.pytest]
         environment = os.environ | {
             "HYPOTHESIS_PROFILE": "soak",

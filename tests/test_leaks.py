@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -402,9 +403,15 @@ def living_tasks() -> int:
     return len(asyncio.all_tasks())
 
 
-async def test_objects_tasks_and_threads_are_flat_over_ten_rounds(unkept_log: list[int]):
+def open_files() -> int:
+    """How many file descriptors the process has open, where the system tells."""
+    folder = Path("/proc/self/fd")
+    return len(list(folder.iterdir())) if folder.exists() else 0
+
+
+async def test_objects_tasks_threads_and_files_are_flat_over_ten_rounds(unkept_log: list[int]):
     """Ten rounds of five hundred jobs, in a kept executor and new ones: not an object more."""
-    objects, tasks, threads = [], [], []
+    objects, tasks, threads, files = [], [], [], []
     async with Executor(7, on_error="log") as kept:
         for _ in range(10):
             await one_round(kept, 400)
@@ -416,10 +423,12 @@ async def test_objects_tasks_and_threads_are_flat_over_ten_rounds(unkept_log: li
             objects.append(len(gc.get_objects()))
             tasks.append(living_tasks())
             threads.append(threading.active_count())
+            files.append(open_files())
     # The lists here and some free lists may differ by a few; a leak would differ by a round.
     assert max(objects[3:]) - min(objects[3:]) < 40, objects
     assert len(set(tasks[3:])) == 1, tasks
     assert len(set(threads)) == 1, threads
+    assert len(set(files)) == 1, files
     assert unkept_log[0] > 100
 
 
@@ -438,11 +447,13 @@ async def test_workers_are_as_many_as_were_needed_at_once_and_end_with_the_block
     assert living_tasks() == before
 
 
+@pytest.mark.soak
 @pytest.mark.usefixtures("no_collector")
 async def test_an_executor_that_logs_lives_through_failures_in_constant_memory(
-    unkept_log: list[int],
+    unkept_log: list[int], in_soak: bool
 ):
-    """Twenty thousand failures that nobody looks at: each is logged, and none is kept."""
+    """Thousands of failures that nobody looks at, a million in a soak: each is logged, none kept."""
+    rounds = 1000 if in_soak else 20
 
     async def failing(payload: bytes) -> None:
         raise ValueError(payload)
@@ -453,14 +464,14 @@ async def test_an_executor_that_logs_lives_through_failures_in_constant_memory(
         task.get_loop().set_debug(False)
     async with Executor(10, on_error="log") as executor:
         blocks = []
-        for _ in range(20):
+        for _ in range(rounds):
             for number in range(1000):
                 executor.submit(failing, bytes(1000))
                 if number % 50 == 49:
                     await executor.join()
             await ticks(3)
             blocks.append(sys.getallocatedblocks())
-        assert unkept_log[0] == executor.statistics().failed == 20_000
+        assert unkept_log[0] == executor.statistics().failed == rounds * 1000
         # One block for each failure would be a thousand more from round to round.
         assert max(blocks[3:]) - min(blocks[3:]) < 500, blocks
     if task is not None:

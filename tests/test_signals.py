@@ -315,7 +315,7 @@ async def main():
             await release.wait()
             say("finished")
         released, release = anyio.Event(), anyio.Event()
-        futures = [executor.submit(wait)] + [executor.submit(job, n) for n in range(100)]
+        futures = [executor.submit(wait)] + [executor.submit(job, n) for n in range(1000)]
         await released.wait()
         async with anyio.create_task_group() as group:
             group.start_soon(stop)
@@ -350,6 +350,50 @@ def test_a_signal_handler_shuts_down_as_leaving_the_block_does(runner: str, grac
         assert ("finished" in program.lines) == bool(grace)
         assert program.begun() == program.cleaned_up()
         assert len(program.begun()) in (9, 10)
+
+
+STOP_TWICE = """
+import signal
+
+async def main():
+    async with Executor(10) as executor, anyio.create_task_group() as group:
+        with anyio.open_signal_receiver(signal.SIGTERM) as signals:
+            futures = [executor.submit(job, n) for n in range(1000)]
+            say("ready")
+            async for _ in signals:
+                if refused(executor):
+                    executor.cancel("told twice")
+                    break
+                group.start_soon(executor.shutdown, 3600)
+                while not refused(executor):
+                    await anyio.sleep(0)
+                say("stopping")
+    say("ended", sum(not f.done() for f in futures), executor.statistics().cancelled)
+
+def refused(executor):
+    try:
+        executor.submit(anyio.sleep, 0).cancel()
+    except RuntimeError:
+        return True
+    return False
+
+run(main, sys.argv[1])
+"""
+
+
+def test_a_second_signal_may_end_the_grace_of_the_first(runner: str):
+    """SIGTERM in the midst of a shutdown: a handler that cancels then ends a thousand jobs."""
+    with Program(STOP_TWICE, runner) as program:
+        program.read_until("ready")
+        program.process.send_signal(signal.SIGTERM)
+        program.read_until("stopping")
+        program.process.send_signal(signal.SIGTERM)
+        assert program.finish() == ""
+        assert program.process.returncode == 0
+        assert program.begun() == program.cleaned_up()
+        ended = next(line for line in program.lines if line.startswith("ended"))
+        assert ended.split()[1] == "0"
+        assert int(ended.split()[2]) >= 1000
 
 
 INTERRUPTED_IN_CODE = """
