@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from anyio import CancelScope, EndOfStream, current_effective_deadline, current_time
 
+from . import _watching
 from ._backend import is_over
 from ._future import CANCELLED, FAILED, Failure, Future, Status
 from ._line import Returner
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from ._executor import Executor
     from ._line import Line
 
+
+OWN_FILES = (__file__, _watching.__file__)
+"""Where a traceback begins that comes out of a job."""
 
 ENDED = object()
 """What a worker's stepping yields when a job has ended."""
@@ -100,6 +104,7 @@ class Worker:
         self.lent = True
         self._executor._schedule.return_number(self._number)
         self._executor._schedule.lend(self.future._lane._line)
+        self._executor._schedule.tell(("job_lent", self.future))
 
     def give_back(self) -> None:
         """The event loop is gone: end the lending, as far as counts go."""
@@ -141,6 +146,7 @@ class Worker:
         assert self.future is not None
         self.lent = False
         self.future._slot = self._number = self._executor._schedule.take_number()
+        self._executor._schedule.tell(("job_resumed", self.future))
 
     async def work(self) -> None:
         """Run jobs until the executor has no more."""
@@ -458,6 +464,6 @@ def ends_program(exception: BaseException) -> bool:
 
 def without_own_frames(traceback: TracebackType | None) -> TracebackType | None:
     """The part of a job's traceback that begins in the job."""
-    while traceback is not None and traceback.tb_frame.f_code.co_filename == __file__:
+    while traceback is not None and traceback.tb_frame.f_code.co_filename in OWN_FILES:
         traceback = traceback.tb_next
     return traceback
