@@ -84,7 +84,7 @@ def test_a_timeline_is_printed_as_rows_of_slots(backend: str) -> None:
     assert str(timeline_of(small, backend)) == (
         "slot 0  [1=========================][4=========================================]\n"
         "slot 1  [2xxxxxxxxxxx][3~~~~~~~~~~~~~~~~~~~~~~~~~~]\n"
-        "queue   ###############=======:::::::\n"
+        "queue   ##############=-------::::::.\n"
         "        0                                                                   10 s\n"
         "2 slots, 5 jobs in 10 s: 2 succeeded, 2 cancelled, 1 failed\n"
         "x: failed; ~: cancelled; longest queue: 3 jobs"

@@ -171,12 +171,12 @@ def _cross(x: float, y: float, size: float) -> str:
 def _queue(picture: Snapshot, left: float, base: float) -> list[str]:
     """The curve of the queue's length, a step a pixel."""
     lengths = picture.queue_in(int(WIDTH - left - RIGHT))
-    scale = QUEUE / max(picture.longest, 1)
-    steps = "".join(f"V{base - n * scale:.1f}h1" for n in lengths)
+    most = math.ceil(max(*lengths, 1.0))
+    steps = "".join(f"V{base - n / most * QUEUE:.1f}h1" for n in lengths)
     tip = f"<title>longest queue: {plural(picture.longest, 'job')}</title>"
     return [
         f'<path class="queue" d="M{left:.1f} {base:.1f}{steps}V{base:.1f}z">{tip}</path>',
-        label_at(left - 10, base - QUEUE + 8, f"queue {picture.longest:,}"),
+        label_at(left - 10, base - QUEUE + 8, f"queue {most:,}"),
         label_at(left - 10, base + 2, "0"),
     ]
 

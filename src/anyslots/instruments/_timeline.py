@@ -8,6 +8,7 @@ import time
 import weakref
 from collections import Counter, deque
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
@@ -100,15 +101,16 @@ class Snapshot:
             count += changes[when]
             yield when, count
 
-    def queue_in(self, columns: int) -> list[int]:
-        """The longest that the queue is in each column of a picture."""
-        longest, count, column = [0] * columns, 0, 0
-        for when, then in [*self.queue, (self.length, 0)]:
-            last = min(int(when / self.length * columns), columns - 1)
-            longest[column : last + 1] = [max(n, count) for n in longest[column : last + 1]]
-            longest[last] = max(longest[last], then)
-            count, column = then, last
-        return longest
+    def queue_in(self, columns: int) -> list[float]:
+        """How long the queue is on average in each column of a picture."""
+        lengths = [0.0] * columns
+        scale = columns / self.length
+        for (begin, count), (end, _) in pairwise([*self.queue, (self.length, 0)]):
+            first, last = int(begin * scale), min(int(end * scale), columns - 1)
+            for column in range(first, last + 1):
+                part = min(end * scale, column + 1) - max(begin * scale, column)
+                lengths[column] += count * part
+        return lengths
 
 
 @final
@@ -247,7 +249,8 @@ def rows(
                     cells[place] = (char, job)
         yield label.ljust(margin), cells
     lengths = picture.queue_in(columns)
-    steps = (math.ceil(n / max(picture.longest, 1) * len(ramp)) for n in lengths)
+    most = max(*lengths, 1.0)
+    steps = (max(round(n / most * len(ramp)), n > 0.05) for n in lengths)
     yield "queue".ljust(margin), [((" " + ramp)[step], None) for step in steps]
     axis = "0" + seconds(picture.length).rjust(columns - 1)
     yield " " * margin, [(char, None) for char in axis]
