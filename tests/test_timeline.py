@@ -7,6 +7,8 @@ import io
 import json
 import random
 import re
+import subprocess
+import sys
 from collections import Counter, defaultdict
 from itertools import pairwise
 from pathlib import Path
@@ -407,6 +409,18 @@ def test_times_are_given_in_the_unit_that_suits_them(
     texts = [text.text for text in picture_of(timeline, tmp_path).iter(f"{SVG}text")]
     assert tick in texts
     assert f"in {said}: " in str(timeline)
+
+
+def test_the_pictures_of_the_documentation_are_those_of_the_code(tmp_path: Path) -> None:
+    """`docs/make_pictures.py` makes them, always the same; run it when a drawing changes."""
+    docs = Path(__file__).parent.parent / "docs"
+    command = [sys.executable, "-W", "error", docs / "make_pictures.py", tmp_path]
+    subprocess.run(command, check=True, timeout=60)
+    made = (tmp_path / "timeline.svg").read_text(encoding="utf-8")
+    assert made == (docs / "timeline.svg").read_text(encoding="utf-8")
+    still = (tmp_path / "terminal.svg").read_text(encoding="utf-8")
+    assert "crawler" in still
+    assert "url(http" not in still
 
 
 # As a trace.

@@ -125,6 +125,10 @@ class Progress:
             for count in self._counts.values():
                 self._say(count)
 
+    def __rich__(self) -> RenderableType:
+        """The bars as they are now, for a display of one's own."""
+        return self._bars.get_renderable()
+
     def job_submitted(self, future: Future[Any]) -> None:
         if self._name(future) not in self._counts:
             self._counts[self._name(future)] = _Counts(self._name(future), self._clock())

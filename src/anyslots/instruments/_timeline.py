@@ -242,7 +242,8 @@ def rows(
             start = min(int(begin * scale), columns - 1)
             size = max(int(end * scale) - start, 1)
             stroke = STROKES.get(job.outcome, "=")
-            bar = f"[{str(job.number).ljust(size - 2, stroke)}]"
+            # At least one stroke besides the number, unless nothing is said by it.
+            bar = f"[{str(job.number) + stroke * (stroke != '=')}".ljust(size - 1, stroke) + "]"
             for place, char in enumerate(bar if len(bar) == size else stroke * size, start):
                 # What failed isn't hidden by what follows it in the same column.
                 if cells[place][0] not in STROKES.values() or size > 1:
