@@ -196,6 +196,22 @@ def test_progress_is_shown_again() -> None:
     assert "2/2" in console.file.getvalue()
 
 
+def test_progress_has_so_many_bars_at_most() -> None:
+    """Lanes beyond the first twenty are one."""
+    out = io.StringIO()
+
+    async def main() -> None:
+        with Progress(console=Console(file=out, width=80), clock=anyio.current_time) as progress:
+            async with Executor(1, instruments=[progress]) as executor:
+                for number in range(30):
+                    executor.lane(f"host-{number}").submit(checkpoint)
+
+    run_in_virtual_time("asyncio", main)
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 21
+    assert lines[-1].startswith("other lanes: 10/10 done")
+
+
 def test_progress_of_an_instant_has_no_rate() -> None:
     """Jobs that took no time at all are counted."""
     out = io.StringIO()

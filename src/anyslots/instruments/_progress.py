@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from types import TracebackType
 from typing import Any, Self, final
 
 import rich.progress
@@ -13,6 +12,9 @@ from rich.markup import escape
 
 from .._future import Future
 from ._reading import Clock, labels, outcome
+
+MOST_LANES = 20
+"""How many have bars of their own: a crawler may have a lane for each of a million hosts."""
 
 
 class _Counts:
@@ -79,7 +81,8 @@ class Progress:
     Each shows how many jobs have ended of those submitted so far, how many run, how many have
     failed or been cancelled, and how many have ended in a second, on average. A context manager: it
     shows while its block lasts, and counts before and after, too. If the output isn't a terminal,
-    it prints a plain line for each lane at the end, and now and then before.
+    it prints a plain line for each lane at the end, and now and then before. After the first twenty
+    lanes, all others are shown as one.
 
     ``console``: where to; standard error if None. ``interval``: how many seconds there are at least
     between two plain lines of one lane.
@@ -112,12 +115,7 @@ class Progress:
             self._bars.start()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self._shows = False
         if self._console.is_terminal:
             self._bars.stop()
@@ -130,8 +128,6 @@ class Progress:
         return self._bars.get_renderable()
 
     def job_submitted(self, future: Future[Any]) -> None:
-        if self._name(future) not in self._counts:
-            self._counts[self._name(future)] = _Counts(self._name(future), self._clock())
         self._count(future).total += 1
 
     def job_started(self, future: Future[Any]) -> None:
@@ -154,11 +150,13 @@ class Progress:
             count.told = count.ended
             self._say(count)
 
-    def _name(self, future: Future[Any]) -> str:
-        return " / ".join(filter(None, labels(future))) or "jobs"
-
     def _count(self, future: Future[Any]) -> _Counts:
-        return self._counts[self._name(future)]
+        name = " / ".join(filter(None, labels(future))) or "jobs"
+        if name not in self._counts and len(self._counts) >= MOST_LANES:
+            name = "other lanes"
+        if name not in self._counts:
+            self._counts[name] = _Counts(name, self._clock())
+        return self._counts[name]
 
     def _say(self, count: _Counts) -> None:
         self._console.print(count, markup=False, highlight=False, soft_wrap=True)

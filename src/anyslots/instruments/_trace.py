@@ -20,7 +20,12 @@ def events(picture: Snapshot) -> str:
     for (executor, slot), pieces in picture.rows.items():
         for begin, end, job in pieces:
             wait = picture.at(job.left_queue) - picture.at(job.submitted)
-            told = {"job": job.number, "lane": job.lane[1], "wait_s": wait, "outcome": job.outcome}
+            told = {
+                "job": job.number,
+                "lane": job.lane[1],
+                "wait_s": wait,
+                "outcome": job.outcome or "unfinished",
+            }
             args = {**told, "error": job.error} if job.error else told
             thread = {"pid": executor, "tid": slot + 1}
             times = {"ts": begin * 1e6, "dur": (end - begin) * 1e6}
