@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import Any
 
 from ._timeline import Snapshot
@@ -20,13 +19,9 @@ def events(picture: Snapshot) -> str:
     for (executor, slot), pieces in picture.rows.items():
         for begin, end, job in pieces:
             wait = picture.at(job.left_queue) - picture.at(job.submitted)
-            told = {
-                "job": job.number,
-                "lane": job.lane[1],
-                "wait_s": wait,
-                "outcome": job.outcome or "unfinished",
-            }
-            args = {**told, "error": job.error} if job.error else told
+            args = {"job": job.number, "lane": job.lane[1], "wait_s": wait}
+            args |= {"outcome": job.outcome or "unfinished"}
+            args |= {"error": job.error} if job.error else {}
             thread = {"pid": executor, "tid": slot + 1}
             times = {"ts": begin * 1e6, "dur": (end - begin) * 1e6}
             found.append(
@@ -34,9 +29,8 @@ def events(picture: Snapshot) -> str:
             )
     for job in picture.jobs:
         wait_of = {"cat": "queue", "id": job.number, "pid": job.lane[0], "tid": 0, "name": job.name}
-        left = job.left_queue if job.left_queue < math.inf else math.inf
         found.append({"ph": "b", **wait_of, "ts": picture.at(job.submitted) * 1e6})
-        found.append({"ph": "e", **wait_of, "ts": picture.at(left) * 1e6})
+        found.append({"ph": "e", **wait_of, "ts": picture.at(job.left_queue) * 1e6})
     return json.dumps({"traceEvents": found, "displayTimeUnit": "ms"})
 
 
