@@ -51,9 +51,11 @@ def tests(session: nox.Session, backend: str) -> None:
 
 @nox.session(python=PYTHONS[0])
 def lowest(session: nox.Session) -> None:
-    """Run the tests with the oldest Python, anyio and trio that pyproject.toml allows."""
+    """Run the tests with the oldest Python and dependencies that pyproject.toml allows."""
     project = PYPROJECT["project"]
-    declared = project["dependencies"] + project["optional-dependencies"]["trio"]
+    declared = [*project["dependencies"]]
+    for extra in ("trio", "progress", "opentelemetry", "prometheus"):
+        declared += project["optional-dependencies"][extra]
     pinned = [requirement.replace(">=", "==") for requirement in declared]
     session.install(".", *group("test"), *pinned)
     backends = ("--backend=asyncio", "--backend=trio")

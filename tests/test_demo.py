@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import os
 import re
 import runpy
@@ -143,24 +144,21 @@ def check_chart(output: str) -> None:
     assert output.isascii()
     lines = output.splitlines()
     assert max(len(line) for line in lines) <= 80
-    rows = [n for n, line in enumerate(lines) if line.startswith("slot ")]
-    assert [lines[n][:7].strip() for n in rows] == [f"slot {slot}" for slot in range(len(rows))]
-    times = [
-        [
-            (int(job), float(start), float(end))
-            for job, start, end in re.findall(r"(\d+): ([\d.]+)-([\d.]+)", lines[n + 1])
-        ]
-        for n in rows
-    ]
-    scale = 72 / max(end for row in times for _, _, end in row)
-    for slot, n in enumerate(rows):
+    rows = [line for line in lines if line.startswith("slot ")]
+    assert [line[:7].strip() for line in rows] == [f"slot {slot}" for slot in range(len(rows))]
+    times: dict[int, list[float]] = {}
+    for line in lines:
+        if match := EVENT.fullmatch(line):
+            times.setdefault(int(match[3]), []).append(float(match[1]))
+    scale = 72 / max(end for _, end in times.values())
+    for slot, row in enumerate(rows):
         started = [job for s, job, what, _ in events(output) if s == slot and what == "starts"]
-        assert [job for job, _, _ in times[slot]] == started
-        bars = re.finditer(r"\[(\d+)=*\]", lines[n][8:])
-        for (job, start, end), bar in zip(times[slot], bars, strict=True):
+        bars = re.finditer(r"\[(\d+)=*\]", row[8:])
+        for job, bar in zip(started, bars, strict=True):
             assert int(bar[1]) == job
-            assert bar.start() == pytest.approx(start * scale, abs=2)
-            assert bar.end() == pytest.approx(end * scale, abs=2)
+            assert bar.start() == pytest.approx(times[job][0] * scale, abs=2)
+            assert bar.end() == pytest.approx(times[job][1] * scale, abs=2)
+    assert any(line.startswith("queue ") for line in lines)
 
 
 @both_backends
@@ -235,15 +233,15 @@ def test_a_failed_download_leaves_the_others_unharmed(
 def test_failed_jobs_stand_out_in_the_chart(
     unreachable: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The bar of a failed job is drawn with x, and however short a job, it has one."""
+    """The bars of failed jobs are drawn with x, however short they are, and a line says so."""
     path = url_file(tmp_path, *["nonsense"] * 6, unreachable)
     assert main(["demo", "--slots", "1", "--url-file", path]) == 1
     lines = capsys.readouterr().out.splitlines()
-    row, *times = lines[next(n for n, line in enumerate(lines) if line.startswith("slot 0")) :]
+    row = next(line for line in lines if line.startswith("slot 0"))
     assert "x" in row
     assert "=" not in row
     assert len(row) <= 80
-    assert re.findall(r"(\d+): ", " ".join(times)) == ["1", "2", "3", "4", "5", "6", "7"]
+    assert lines[-1].startswith("x: failed")
 
 
 def test_jobs_limits_the_urls_of_a_file(
@@ -258,7 +256,57 @@ def test_jobs_limits_the_urls_of_a_file(
     assert errors == ""
 
 
+def test_the_picture_and_the_trace_are_saved(site: Site, tmp_path: Path) -> None:
+    """`--svg` and `--trace` write what ran when; a file that can't be written gives status 1."""
+    path = url_file(tmp_path, f"{site.address}/1", f"{site.address}/2")
+    svg, trace = tmp_path / "slots.svg", tmp_path / "slots.json"
+    args = ["demo", "--slots", "1", "--url-file", path]
+    assert main([*args, "--svg", str(svg), "--trace", str(trace)]) == 0
+    assert "2 Download.fetch_in_task: succeeded" in svg.read_text(encoding="utf-8")
+    runs = [event for event in json.loads(trace.read_text())["traceEvents"] if event["ph"] == "X"]
+    assert [event["args"]["job"] for event in runs] == [1, 2]
+
+
+def test_a_picture_that_cannot_be_saved_is_reported(
+    site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Status 1 and one line, once the downloads have ended."""
+    path = url_file(tmp_path, site.address)
+    missing = str(tmp_path / "no-such-folder" / "slots.svg")
+    assert main(["demo", "--url-file", path, "--svg", missing]) == 1
+    message = f"anyslots demo: cannot write {missing!r}: No such file or directory\n"
+    assert capsys.readouterr().err == message
+
+
 # Where the output goes.
+
+
+@posix
+@both_backends
+def test_a_terminal_shows_live_bars_and_a_timeline_in_colour(demo_backend: str) -> None:
+    """In a terminal, bars grow while it runs; the picture at its end is as wide as the terminal."""
+    import pty
+
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40"}
+    arguments = command("--backend", demo_backend, "--jobs", 5, "--slots", 2)
+    with subprocess.Popen(arguments, stdout=theirs, stderr=theirs, env=environment) as process:
+        os.close(theirs)
+        output = b""
+        try:
+            while some := os.read(ours, 10_000):
+                output += some
+        except OSError:  # what Linux says when the other side has gone
+            pass
+    os.close(ours)
+    assert process.returncode == 0
+    drawn = output.decode()
+    assert "\x1b[?25l" in drawn  # no cursor while bars are drawn
+    assert drawn.rindex("\x1b[?25h") > drawn.rindex("\x1b[?25l")
+    text = re.sub(r"\x1b\[[\d;?]*\w", "", drawn)
+    assert re.search(r"downloads .*━.* 5/5 +0 running", text)
+    assert "2 slots, 5 jobs in " in text
+    assert " starts: " not in text
 
 
 def test_output_that_cannot_be_encoded_is_escaped(
@@ -337,7 +385,7 @@ def test_an_unknown_command_is_reported_in_one_line(capsys: pytest.CaptureFixtur
 
 @pytest.mark.parametrize(
     ("module", "args", "extra"),
-    [("httpx", [], "demo"), ("trio", ["--backend", "trio"], "trio")],
+    [("httpx", [], "demo"), ("rich", [], "demo"), ("trio", ["--backend", "trio"], "trio")],
 )
 def test_a_missing_package_is_reported_with_its_extra(
     module: str,

@@ -101,7 +101,9 @@ def test_executor_is_a_lane() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", sorted(Path(anyslots.__path__[0]).rglob("*.py")), ids=lambda p: p.name
+    "path",
+    sorted(Path(anyslots.__path__[0]).rglob("*.py")),
+    ids=lambda p: p.relative_to(anyslots.__path__[0]).as_posix(),
 )
 def test_modules_say_what_is_in_them(path: Path) -> None:
     """Every module begins with a paragraph on what lives there."""

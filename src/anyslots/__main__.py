@@ -28,16 +28,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     option("--slots", metavar="N", type=positive, default=4, help="downloads at once (4)")
     option("--jobs", metavar="N", type=positive, help="downloads (11, or the URLs in FILE)")
     option("--url-file", metavar="FILE", type=url_file, help="URLs to download, one a line")
+    option("--svg", metavar="FILE", help="save the picture of what ran in which slot when")
+    option("--trace", metavar="FILE", help="save it as a trace for Perfetto or chrome://tracing")
     try:
         args = parser.parse_args(argv)
         if args.command is None:
             parser.print_help()
             return 0
         demo.need("httpx", extra="demo")
+        demo.need("rich", extra="demo")
         demo.need(args.backend, extra=args.backend)
         from ._demo import run
 
-        return run(args.backend, args.slots, args.jobs, args.url_file)
+        return run(args)
     except KeyboardInterrupt:
         print("anyslots: interrupted", file=sys.stderr)
         return 130

@@ -15,55 +15,87 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from time import perf_counter, sleep
+from typing import Protocol
 
 import httpx
+from rich.console import Console
 
 from anyslots import Executor, Future
+from anyslots.instruments import Progress, Timeline
 
 
-def run(backend: str, slots: int, jobs: int | None, urls: list[str] | None) -> int:
-    """Run the demo, and return its exit status: 1 if a download failed, otherwise 0."""
+class Options(Protocol):
+    """What the command was asked for."""
+
+    backend: str
+    slots: int
+    jobs: int | None
+    url_file: list[str] | None
+    svg: str | None
+    trace: str | None
+
+
+def run(options: Options) -> int:
+    """Run the demo, and return its exit status: 1 if something failed, otherwise 0."""
+    urls, timeline = options.url_file, Timeline()
+    console = Console()
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
     # A proxy that the environment names is not for the demo's own pages.
-    trust_env = urls is not None
-    with slow_pages(jobs or 11) if urls is None else nullcontext(urls[:jobs]) as pages:
-        main = partial(download_all, pages, slots, backend, trust_env)
-        if backend == "trio":
+    pages = slow_pages(options.jobs or 11) if urls is None else nullcontext(urls[: options.jobs])
+    bars = Progress(console=console) if is_terminal else nullcontext()
+    with pages as chosen, bars as progress:
+        say(f"downloads: {len(chosen)}   slots: {options.slots}   backend: {options.backend}\n")
+        instruments: list[object] = [timeline] if progress is None else [timeline, progress]
+        main = partial(download_all, chosen, options, instruments)
+        if options.backend == "trio":
             import trio
 
             # Without this, Ctrl-C may strike in the middle of anything.
             downloads = trio.run(main, restrict_keyboard_interrupt_to_checkpoints=True)
         else:
             downloads = asyncio.run(main())
-    say("\nWhat ran in which slot, and from when to when, in seconds (xxx: failed)\n")
-    for line in chart(downloads, slots):
-        say(line)
-    status = 0
-    for download in downloads:
-        error = download.future.exception()
-        if error is not None:
-            status = 1
-            reason = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")
-            print(f"anyslots demo: {download.url} failed: {reason}", file=sys.stderr)
-    return status
+    say("\nWhat ran in which slot when\n")
+    if is_terminal:
+        console.print(timeline)
+    else:
+        for line in str(timeline).splitlines():
+            say(line)
+    errors = [f"{it.url} failed: {reason(e)}" for it in downloads if (e := it.future.exception())]
+    for path, save in ((options.svg, timeline.save_svg), (options.trace, timeline.save_trace)):
+        try:
+            if path is not None:
+                save(path)
+        except OSError as error:
+            errors.append(f"cannot write {path!r}: {error.strerror}")
+    for line in errors:
+        print(f"anyslots demo: {line}", file=sys.stderr)
+    return 1 if errors else 0
+
+
+def reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")
 
 
 async def download_all(
-    urls: list[str], slots: int, backend: str, trust_env: bool
+    urls: list[str], options: Options, instruments: list[object]
 ) -> list[Download]:
-    """Download everything, at most ``slots`` at once, and return once all have ended."""
+    """Download everything, so many at once, and return once all have ended."""
     # The executor limits the connections: httpx needn't.
     limits = httpx.Limits(max_connections=None)
     async with (
-        httpx.AsyncClient(limits=limits, trust_env=trust_env, follow_redirects=True) as client,
-        Executor(slots=slots) as executor,
+        httpx.AsyncClient(
+            limits=limits, trust_env=options.url_file is not None, follow_redirects=True
+        ) as client,
+        Executor(options.slots, name="downloads", instruments=instruments) as executor,
     ):
-        say(f"downloads: {len(urls)}   slots: {slots}   backend: {backend}\n")
+        # Where there are bars to watch, that's enough.
+        tell = say if len(instruments) == 1 else say_nothing
         begin = perf_counter()
-        downloads = [Download(number, url, begin) for number, url in enumerate(urls, 1)]
+        downloads = [Download(number, url, begin, tell) for number, url in enumerate(urls, 1)]
         for download in downloads:
             # A job is whatever returns an awaitable: a coroutine or, on asyncio, also a task.
             job: Callable[[httpx.AsyncClient], Awaitable[int]] = download.fetch
-            if backend == "asyncio" and download.number % 2 == 0:
+            if options.backend == "asyncio" and download.number % 2 == 0:
                 job = download.fetch_in_task
             download.future = executor.submit(job, client)  # returns at once
             download.future.add_done_callback(download.finished)
@@ -77,8 +109,8 @@ class Download:
     number: int
     url: str
     begin: float
+    say: Callable[[str], object]
     started: float = 0.0
-    ended: float = 0.0
     future: Future[int] = field(init=False)
 
     async def fetch(self, client: httpx.AsyncClient) -> int:
@@ -92,33 +124,15 @@ class Download:
         return asyncio.create_task(self.fetch(client))
 
     def finished(self, future: Future[int]) -> None:
-        self.ended = perf_counter() - self.begin
+        ended = perf_counter() - self.begin
         if future.cancelled():  # by Ctrl-C
             return
         error = future.exception()  # having looked at it, we won't get it from the executor
         how = f"failed: {type(error).__name__}" if error else f"finished: {future.result()} bytes"
-        self.tell(self.ended, f"{how}, after {self.ended - self.started:.2f} s")
+        self.tell(ended, f"{how}, after {ended - self.started:.2f} s")
 
     def tell(self, at: float, what: str) -> None:
-        say(f"{at:6.2f} s  slot {self.future.slot}  job {self.number:2} {what}")
-
-
-def chart(downloads: list[Download], slots: int) -> Iterator[str]:
-    """For each slot a row of bars, one for each job that ran in it, and their times."""
-    columns = 72
-    scale = columns / max(download.ended for download in downloads)
-    for slot in range(min(slots, len(downloads))):
-        row, times = "", []
-        for job in (download for download in downloads if download.future.slot == slot):
-            stroke = "x" if job.future.exception() else "="
-            start = min(int(job.started * scale), columns - 1)
-            width = max(int(job.ended * scale) - start, 1)
-            bar = f"[{str(job.number).ljust(width - 2, stroke)}]"
-            row = row[:start].ljust(start) + (bar if len(bar) == width else stroke * width)
-            times.append(f"{job.number}: {job.started:.2f}-{job.ended:.2f}")
-        yield f"slot {slot:<3}{row}"
-        for first in range(0, len(times), 4):
-            yield " " * 8 + "".join(f"{text:18}" for text in times[first : first + 4]).rstrip()
+        self.say(f"{at:6.2f} s  slot {self.future.slot}  job {self.number:2} {what}")
 
 
 def say(line: str) -> None:
@@ -129,6 +143,10 @@ def say(line: str) -> None:
     except BrokenPipeError:
         # As https://docs.python.org/3/library/signal.html#note-on-sigpipe has it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def say_nothing(line: str) -> None:
+    pass
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import math
 import warnings
 import weakref
 from collections.abc import Callable, Iterable
+from functools import partial
 from threading import get_ident
 from types import TracebackType
 from typing import Any, Literal, Self, final
@@ -27,6 +28,7 @@ from ._results import Results
 from ._schedule import Schedule
 from ._statistics import Statistics
 from ._unseen import POLICIES, log_unseen
+from ._watching import WatchedSchedule, check_instruments
 from ._worker import Worker
 
 
@@ -67,7 +69,15 @@ class Executor(Lane):
     ``max_pending`` and ``rate`` bound all lanes together, on top of what each lane has itself.
     ``timeout`` and ``queue_timeout`` are for the lanes that set none. `lane` describes them all.
 
-    ``name``: for its `repr`.
+    ``name``: for its `repr`, and for instruments.
+
+    ``instruments``: objects with any of the methods ``job_submitted(future)``,
+    ``job_started(future)`` and ``job_finished(future)``. Each job that's taken is submitted, then
+    started unless it never runs, then finished, once each, and told at once in the event loop's
+    thread. ``job_started`` is called in the job's own context: the job sees what it sets there.
+    If there are also ``job_lent(future)`` and ``job_resumed(future)``, they tell when a running job
+    has lent its slot and when it goes on, in another slot perhaps. A method that raises is logged,
+    and that instrument is told no more; the job isn't harmed. `anyslots.instruments` has some.
 
     ::
 
@@ -112,6 +122,7 @@ class Executor(Lane):
         queue_timeout: float | None = None,
         on_error: Literal["hold", "cancel", "log"] = "hold",
         name: str | None = None,
+        instruments: Iterable[object] = (),
     ) -> None:
         check_count("slots", slots, least=1)
         check_count("max_pending", max_pending, least=0)
@@ -123,7 +134,9 @@ class Executor(Lane):
         check_name(name)
         self._errors = POLICIES[on_error]()
         self._cancels_on_error = on_error == "cancel"
-        self._schedule = Schedule(
+        watching = check_instruments(instruments)
+        kind = partial(WatchedSchedule, watching) if watching else Schedule
+        self._schedule = kind(
             slots,
             self._ring,
             self._set_alarm,

@@ -156,6 +156,7 @@ class Lane:
             raise
         if not application.granted:
             raise ExecutorClosed(f"{self!r} was closed before there was room for the job")
+        self._schedule.tell()
         return future
 
     @overload

@@ -355,6 +355,9 @@ class Schedule:
         future._settle(outcome, value)
         self._tidy(line)
 
+    def tell(self, *events: tuple[str, Future[Any]]) -> None:
+        """Tell instruments, if there are any, of these events and of what's left to be told."""
+
     # What happens to a line, or to all.
 
     def drain(self, line: Line, reason: str | None) -> None:
@@ -616,7 +619,7 @@ class Schedule:
                 self._turn_away(line, line.applicants.popleft())
         return False
 
-    def _admit(self, line: Line) -> None:
+    def _admit(self, line: Line) -> Future[Any]:
         application = line.applicants.popleft()
         while application.future._status is not QUEUED:
             application = line.applicants.popleft()
@@ -626,6 +629,7 @@ class Schedule:
         if line.queue_timeout is not None:
             self._note_expiry(line, application.future)
         application.waiter.wake()
+        return application.future
 
     def _come_to_door(self, line: Line) -> None:
         if not line.at_door and self._has_own_room(line) and self._has_applicant(line):

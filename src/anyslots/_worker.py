@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from anyio import CancelScope, EndOfStream, current_effective_deadline
 
+from . import _watching
 from ._backend import is_over
 from ._future import CANCELLED, FAILED, Failure, Future, Status
 from ._line import Returner
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from ._executor import Executor
     from ._line import Line
 
+
+OWN_FILES = (__file__, _watching.__file__)
+"""Where a traceback begins that comes out of a job."""
 
 ENDED = object()
 """What a worker's stepping yields when a job has ended."""
@@ -99,6 +103,7 @@ class Worker:
         self.lent = True
         self._executor._schedule.return_number(self._number)
         self._executor._schedule.lend(self.future._lane._line)
+        self._executor._schedule.tell(("job_lent", self.future))
 
     def give_back(self) -> None:
         """The event loop is gone: end the lending, as far as counts go."""
@@ -138,6 +143,7 @@ class Worker:
         self.lending = None
         self.lent = False
         self.future._slot = self._number = self._executor._schedule.take_number()
+        self._executor._schedule.tell(("job_resumed", self.future))
 
     def _is_ending(self) -> bool:
         """Whether the job is cancelled, by itself or with all others."""
@@ -459,6 +465,6 @@ def ends_program(exception: BaseException) -> bool:
 
 def without_own_frames(traceback: TracebackType | None) -> TracebackType | None:
     """The part of a job's traceback that begins in the job."""
-    while traceback is not None and traceback.tb_frame.f_code.co_filename == __file__:
+    while traceback is not None and traceback.tb_frame.f_code.co_filename in OWN_FILES:
         traceback = traceback.tb_next
     return traceback

@@ -19,6 +19,7 @@ from anyslots import (
     lend_slot,
     wait,
 )
+from anyslots.instruments import Logging, OpenTelemetry, Progress, Prometheus, Timeline
 
 
 async def fetch(url: str, *, retries: int = 3) -> bytes:
@@ -116,3 +117,14 @@ async def collecting(pages: list[Future[bytes]], other: Future[int]) -> None:
         pass
     with lend_slot():  # type: ignore[attr-defined]
         pass
+
+
+async def seeing() -> None:
+    timeline = Timeline(limit=10)
+    with Progress(interval=5) as progress:
+        instruments = [Logging(), OpenTelemetry(), Prometheus(), progress, timeline]
+        async with Executor(4, instruments=instruments) as executor:
+            assert_type(executor.submit(fetch, "x").slot, int | None)
+    timeline.save_svg("timeline.svg")
+    timeline.save_trace("timeline.json")
+    assert_type(str(timeline), str)

@@ -1,0 +1,72 @@
+"""What a job costs where nobody watches: function calls and memory, counted, not timed."""
+
+from __future__ import annotations
+
+import sys
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+
+import anyslots
+from anyslots import Executor
+
+pytestmark = pytest.mark.anyio
+
+JOBS = 1000
+# Measured before there were instruments; the same on every backend.
+CALLS_PER_JOB = 12
+PACKAGE = str(Path(anyslots.__file__).parent)
+
+
+class Calls:
+    """Counts the calls and resumptions of the package's own functions, while it's entered."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, frame: Any, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(PACKAGE):
+            self.count += 1
+
+    def __enter__(self) -> Calls:
+        self.before = sys.getprofile()
+        sys.setprofile(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(self.before)
+
+
+async def calls_of(jobs: int, **options: Any) -> int:
+    """How many calls a block with so many plain jobs takes, each with one checkpoint."""
+    with Calls() as calls:
+        async with Executor(10, **options) as executor:
+            for _ in range(jobs):
+                executor.submit(checkpoint)
+    return calls.count
+
+
+async def test_a_plain_job_takes_so_many_calls(anyio_backend) -> None:
+    """Nothing comes onto the plain job's path unnoticed: it's as long as it was."""
+    calls = await calls_of(2 * JOBS) - await calls_of(JOBS)
+    # On trio, which of the workers goes first is chance, and may cost a call or two in all.
+    assert round(calls / JOBS, 1) == CALLS_PER_JOB
+
+
+async def test_a_queued_job_takes_400_bytes(anyio_backend) -> None:
+    """A plain job that waits takes its future, its place in the queue, and a context."""
+    async with Executor(1) as executor:
+        executor.submit(anyio.sleep, 0)
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            for _ in range(JOBS):
+                executor.submit(checkpoint)
+            taken = tracemalloc.get_traced_memory()[0] - before
+        finally:
+            tracemalloc.stop()
+    assert taken <= 400 * JOBS
