@@ -222,6 +222,7 @@ class Executor(Lane):
             raise RuntimeError(f"an executor is entered only once; {self!r} has been")
         self._backend = current_backend()
         self._backend.protect(PROTECTED)
+        self._schedule.now = self._backend.current_time
         self._thread = get_ident()
         self._host = self._backend.current_task()
         self._ringer, self._bell = anyio.create_memory_object_stream[None](math.inf)

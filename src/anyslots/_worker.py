@@ -14,7 +14,7 @@ from types import CoroutineType, TracebackType, coroutine
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from anyio import CancelScope, EndOfStream, current_effective_deadline, current_time
+from anyio import CancelScope, EndOfStream, current_effective_deadline
 
 from ._backend import is_over
 from ._future import CANCELLED, FAILED, Failure, Future, Status
@@ -221,7 +221,7 @@ class Worker:
                 future._begin(self, self._number)
                 line = future._lane._line
                 if line.timeout is not None:
-                    self._scope.deadline = current_time() + line.timeout
+                    self._scope.deadline = schedule.now() + line.timeout
                 suspended = False
                 run: Callable[..., Any] = future._context.run  # type: ignore[union-attr]
                 value = run(send, future)
@@ -337,7 +337,7 @@ class Worker:
     def _end_cancelled(self, future: Future[Any]) -> None:
         """The running job was cancelled: at somebody's request, or because its time was up."""
         timeout = future._lane._line.timeout
-        if self._spent or timeout is None or self._scope.deadline > current_time():
+        if self._spent or timeout is None or self._scope.deadline > self._executor._schedule.now():
             self._end(CANCELLED, self._reason or self._executor._reason)
         else:
             self._end(FAILED, TimeoutError(f"job {future.name} ran for {timeout} seconds"))
