@@ -2,6 +2,7 @@
 
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 
+from . import from_thread as from_thread
 from . import to_pool as to_pool
 from ._amap import amap
 from ._collect import (
