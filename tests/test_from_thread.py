@@ -18,6 +18,7 @@ from anyio.lowlevel import checkpoint
 
 from anyslots import Executor, ExecutorClosed, from_thread
 from anyslots._inbox import Inbox
+from anyslots._thread_future import ThreadFuture
 
 pytestmark = pytest.mark.anyio
 
@@ -197,7 +198,7 @@ async def test_cancelling_a_job_that_is_about_to_begin() -> None:
     """Cancelled when a slot was given to it already, it doesn't begin."""
     async with Executor(1) as executor:
         job = Blocked()
-        future = from_thread.ThreadFuture(executor, job, (), {})
+        future = ThreadFuture(executor, job, (), {})
         future.take()
         # Its slot's worker is on its way, ahead of what another thread says now.
         assert in_blocking_thread(future.cancel)
