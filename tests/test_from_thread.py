@@ -477,6 +477,32 @@ async def test_a_job_sees_the_context_of_its_thread() -> None:
     assert var.get() == "the loop's"
 
 
+@pytest.mark.parametrize("without_sniffio", [False, True])
+async def test_a_thread_with_another_event_loop(
+    monkeypatch: pytest.MonkeyPatch, without_sniffio: bool, loop_name: str
+) -> None:
+    """A job runs in its own event loop, though its submitter ran in one of the other kind."""
+
+    async def job() -> str:
+        await anyio.sleep(0.001)
+        return "slept"
+
+    async def submit() -> concurrent.futures.Future[str]:
+        return from_thread.submit(executor, job)
+
+    other = "asyncio" if loop_name == "trio" else "trio"
+    async with Executor(1) as executor:
+        future = await in_thread(lambda: anyio.run(submit, backend=other))
+        assert await in_thread(future.result, 10) == "slept"
+        if without_sniffio:
+            # Then there's nothing to be mistaken about.
+            monkeypatch.delitem(sys.modules, "sniffio")
+            future = in_blocking_thread(from_thread.submit, executor, job)
+            executor._inbox.take()
+            monkeypatch.undo()
+            assert await in_thread(future.result, 10) == "slept"
+
+
 class Argument:
     pass
 

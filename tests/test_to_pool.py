@@ -432,6 +432,18 @@ async def test_threads_see_the_context() -> None:
                 assert var.get() == value
 
 
+async def test_a_call_may_run_an_event_loop_of_its_own(loop_name: str) -> None:
+    """In a pool's thread, `anyio.run` isn't mistaken for a nested one."""
+
+    async def main() -> int:
+        await anyio.sleep(0.001)
+        return 3
+
+    other = "asyncio" if loop_name == "trio" else "trio"
+    with ThreadPoolExecutor(1) as pool:
+        assert await to_pool.run_sync(lambda: anyio.run(main, backend=other), pool=pool) == 3
+
+
 async def test_processes_are_other_processes(pools: dict[str, Any]) -> None:
     """What is handed to a process pool runs in another process."""
     with processes(1) as pool:

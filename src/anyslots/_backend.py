@@ -307,3 +307,10 @@ def current_backend() -> Backend:
 def is_cancellation(exception: BaseException, backend: Backend) -> bool:
     """Whether this is how a task of the backend is cancelled, or how asyncio's are."""
     return isinstance(exception, (asyncio.CancelledError, backend.cancelled))
+
+
+def forget_backend() -> None:
+    """Have anyio look anew which event loop runs here: the context may come from another's."""
+    sniffio = sys.modules.get("sniffio")
+    if sniffio is not None:
+        sniffio.current_async_library_cvar.set(None)

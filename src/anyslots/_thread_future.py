@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import anyio.lowlevel
 
+from ._backend import forget_backend
 from ._future import Future, function_name
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class ThreadFuture(cf.Future[T], Generic[T]):
         assert self._call is not None
         (context, call, args, kwargs), self._call = self._call, None
         try:
+            context.run(forget_backend)
             self._job = context.run(self._lane.submit, call, *args, **kwargs)
         except Exception as exc:
             self.refuse(exc)

@@ -16,7 +16,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
-from ._backend import Backend, current_backend, is_cancellation
+from ._backend import Backend, current_backend, forget_backend, is_cancellation
 from ._errors import JobCancelled
 from ._future import function_name
 
@@ -95,7 +95,9 @@ def in_context(fn: Callable[..., T], pool: cf.Executor) -> Callable[..., T]:
     """``fn`` in a copy of the present context, if the pool's threads share our memory."""
     interpreters = getattr(cf, "InterpreterPoolExecutor", ())  # new in Python 3.14
     if isinstance(pool, cf.ThreadPoolExecutor) and not isinstance(pool, interpreters):
-        return partial(copy_context().run, fn)
+        context = copy_context()
+        context.run(forget_backend)
+        return partial(context.run, fn)
     return fn
 
 
