@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import sys
 import unittest
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -52,6 +53,21 @@ def cases(backend: str, module: str, name: str) -> type[unittest.TestCase]:
     return Tests
 
 
+CLASSES = {
+    "executor": "ExecutorTest",
+    "test_wait": "ThreadPoolWaitTests",
+    "test_as_completed": "AsCompletedTests",
+}
+
 if __name__ == "__main__":
-    Tests = cases(*sys.argv[1:])
-    unittest.main(argv=["tests"], verbosity=2)
+    classes = [cases(sys.argv[1], module, name) for module, name in CLASSES.items()]
+    tests = [
+        test for each in classes for test in unittest.defaultTestLoader.loadTestsFromTestCase(each)
+    ]
+    with ThreadPoolExecutor(len(tests)) as threads:
+        results = list(threads.map(lambda test: test.run(), tests))
+    problems = [found for result in results for found in result.errors + result.failures]
+    for test, traceback in problems:
+        print(test, traceback)
+    print(len(tests), "tests")
+    sys.exit(bool(problems))
