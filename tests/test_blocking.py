@@ -21,6 +21,7 @@ from anyio.lowlevel import checkpoint
 from cpython_executor_tests import NOT_SHIPPED
 
 from anyslots import BlockingExecutor, ExecutorClosed, QueueTimeout, Rate
+from anyslots._blocking import finish_all
 
 BACKENDS = ["asyncio", "trio"]
 
@@ -352,6 +353,17 @@ def test_a_call_that_exits(backend: str, kind: str) -> None:
     with pytest.raises(ExecutorClosed):
         pool.submit(give)
     pool.shutdown()
+
+
+def test_what_the_interpreters_exit_does(backend: str) -> None:
+    """All executors that are left finish what they have; no call is needed for it."""
+    pools = [BlockingExecutor(1, backend=backend) for _ in range(2)]
+    futures = [pool.submit(give, 1) for pool in pools]
+    finish_all()
+    assert [future.result(0) for future in futures] == [1, 1]
+    for pool in pools:
+        with pytest.raises(ExecutorClosed):
+            pool.submit(give)
 
 
 AT_EXIT = """
