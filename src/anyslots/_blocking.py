@@ -1,7 +1,6 @@
 """An executor for code that isn't async: an event loop in a thread of its own.
 
-`BlockingExecutor` is what its users hold; `_Home` is the event loop, its thread and the executor
-in it, and doesn't refer to the former, so that one that's dropped ends its thread.
+The `_Home` of one doesn't refer to it, so that dropping a `BlockingExecutor` ends its thread.
 """
 
 from __future__ import annotations
@@ -35,25 +34,23 @@ class BlockingExecutor(cf.Executor):
     """A `concurrent.futures.Executor` that runs async functions, and plain ones in worker threads.
 
     For code that isn't async. An event loop runs in a thread of its own; each submitted call is a
-    job there, at most ``slots`` of them at once. ``submit``, ``map`` with its ``timeout``,
-    ``shutdown`` and the ``with`` block are those of `concurrent.futures`, as are `wait` and
-    `as_completed` on the futures. They may be used from any thread.
+    job there, at most ``slots`` of them at once. It's used, from any thread, as any executor of
+    `concurrent.futures` is, `wait` and `as_completed` included.
 
     A future's ``cancel()`` works on a running async function, too: it's cancelled at its next
     checkpoint, and the future is ``cancelled()`` once it has unwound. A plain function that runs
-    can't be cancelled: False. Its future's callbacks are called in the event loop's thread, which
-    they shouldn't block.
+    can't be cancelled: False. Futures call their callbacks in the event loop's thread.
 
     ``slots``: how many calls may run at once; an int from 1, or `math.inf`.
 
     ``backend``: ``"asyncio"`` or ``"trio"``; ``backend_options``: a dict, as for `anyio.run`.
 
-    ``rate``, ``timeout``, ``queue_timeout``, ``name``: as for `Executor`. A ``timeout`` doesn't end
-    a plain function that runs.
+    ``rate``, ``timeout``, ``queue_timeout``, ``name``: as for `Executor`, times in seconds. A
+    ``timeout`` doesn't end a plain function that runs.
 
     Raises `TypeError` or `ValueError` for other arguments, and `ImportError` if the backend is not
-    installed. A call that raises `SystemExit` or `KeyboardInterrupt` ends the executor: the other
-    calls are cancelled.
+    installed. A call that raises `SystemExit` or `KeyboardInterrupt` ends it: the other calls are
+    cancelled.
 
     Left without ``shutdown``, it ends once it's garbage-collected or the interpreter exits, and
     what was submitted has finished.
@@ -102,20 +99,11 @@ class BlockingExecutor(cf.Executor):
         returns is awaited in the event loop. Both run in a copy of the caller's present context.
         Raises `ExecutorClosed`, a `RuntimeError`, after `shutdown`, and `TypeError` if ``fn`` isn't
         callable.
-
-        ::
-
-            page = executor.submit(fetch, url).result(timeout=10)
         """
         if not callable(fn):
             raise TypeError(f"fn must be callable, not {fn!r}; submit(fn, *args)")
-        future: ThreadFuture[Any]
-        if is_async(fn):
-            future = ThreadFuture(self._home.executor, fn, args, kwargs)
-        else:
-            future = PlainFuture(self._home.executor, _InThread(fn), args, kwargs)
-        self._home.put(future)
-        return future
+        kind, call = (ThreadFuture, fn) if is_async(fn) else (PlainFuture, _InThread(fn))
+        return self._home.put(kind(self._home.executor, call, args, kwargs))
 
     @overload  # type: ignore[override]
     def map(
@@ -181,10 +169,11 @@ class _Home:
             self._started.set_result(None)
             await self._stopping.wait()
 
-    def put(self, future: ThreadFuture[Any]) -> None:
+    def put(self, future: ThreadFuture[Any]) -> ThreadFuture[Any]:
         if self._closed:
             raise ExecutorClosed("cannot submit after shutdown")
         self.executor._inbox.put(future)
+        return future
 
     def stop(self, cancel_futures: bool = False) -> None:
         """End once everything has finished; in any thread, and as often as one likes."""
