@@ -186,10 +186,11 @@ def test_map_takes_async_functions(pool: BlockingExecutor) -> None:
     blocked.go.set()
 
 
+@pytest.mark.real_time
 def test_limits_in_time(backend: str) -> None:
     """`rate`, `timeout` and `queue_timeout` hold for its calls."""
     with BlockingExecutor(
-        1, backend=backend, rate=Rate(1, per=0.02), timeout=0.05, queue_timeout=0.01, name="x"
+        1, backend=backend, rate=Rate(1, per=0.02), timeout=0.3, queue_timeout=0.1, name="x"
     ) as pool:
         blocked = Blocked()
         future = pool.submit(blocked.run)
@@ -397,7 +398,9 @@ def test_the_interpreter_exits(backend: str, end: str) -> None:
         timeout=30,
         check=False,
     )
-    assert (done.stdout.split(), done.stderr) == (["async", "plain"] * 2, "")
+    # Python 3.12 starts no thread any more by then, and the plain functions' futures fail.
+    finished = ["async"] if sys.version_info[:2] == (3, 12) else ["async", "plain"]
+    assert (done.stdout.split(), done.stderr) == (finished * 2, "")
     assert done.returncode == (3 if "Exit" in end else 0)
 
 
