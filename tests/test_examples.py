@@ -53,3 +53,13 @@ def test_directory_size_adds_up(backend: str, slots: int, tmp_path: Path) -> Non
         ("230", str(Path("a/b"))),
         ("200", str(Path("a/b/c"))),
     ]
+
+
+def test_downloader_gets_every_file(backend: str, slots: int) -> None:
+    """Each file of its own site comes at the second attempt, and is counted."""
+    pytest.importorskip("stamina", reason="stamina isn't installed")
+    lines = run_example("downloader.py", "--backend", backend, "--slots", slots)
+    assert [line.split()[0] for line in lines] == [f"{number}/6" for number in range(1, 7)]
+    assert sorted(line.rpartition("/")[2] for line in lines) == [
+        f"file{number} 600 bytes" for number in range(6)
+    ]

@@ -2,7 +2,10 @@
 
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 
+from . import from_thread as from_thread
+from . import to_pool as to_pool
 from ._amap import amap
+from ._blocking import BlockingExecutor
 from ._collect import (
     as_completed,
     first_result,
@@ -22,6 +25,7 @@ __all__ = (
     "ALL_COMPLETED",
     "FIRST_COMPLETED",
     "FIRST_EXCEPTION",
+    "BlockingExecutor",
     "Executor",
     "ExecutorClosed",
     "Future",

@@ -40,6 +40,12 @@ class Backend(Protocol):
     current_time: Callable[[], float]
     """The event loop's clock; works in its plain callbacks, too, unlike `anyio.current_time`."""
 
+    post: Callable[[Callable[[], object]], object]
+    """Have the event loop call something soon; from any thread, its own included, and at once.
+
+    Raises `RuntimeError` once the loop is closed.
+    """
+
     def current_task(self) -> object:
         """The task that this code runs in, if any."""
 
@@ -80,6 +86,7 @@ class AsyncioBackend:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self.current_time: Callable[[], float] = self._loop.time
+        self.post: Callable[[Callable[[], object]], object] = self._loop.call_soon_threadsafe
 
     def current_task(self) -> object:
         return asyncio.current_task(self._loop)
@@ -172,6 +179,8 @@ class TrioBackend:
 
         self.cancelled: type[BaseException] = trio.Cancelled
         self.current_time: Callable[[], float] = trio.lowlevel.current_clock().current_time
+        token = trio.lowlevel.current_trio_token()
+        self.post: Callable[[Callable[[], object]], object] = token.run_sync_soon
         self._lowlevel = trio.lowlevel
 
     def current_task(self) -> object:
@@ -298,3 +307,15 @@ def current_backend() -> Backend:
         return AsyncioBackend()
     except RuntimeError:
         raise RuntimeError("an executor is entered inside a running event loop") from None
+
+
+def is_cancellation(exception: BaseException, backend: Backend) -> bool:
+    """Whether this is how a task of the backend is cancelled, or how asyncio's are."""
+    return isinstance(exception, (asyncio.CancelledError, backend.cancelled))
+
+
+def forget_backend() -> None:
+    """Have anyio look anew which event loop runs here: the context may come from another's."""
+    sniffio = sys.modules.get("sniffio")
+    if sniffio is not None:
+        sniffio.current_async_library_cvar.set(None)

@@ -20,6 +20,7 @@ from ._arguments import check_count, check_name, check_priority, check_rates, ch
 from ._backend import Backend, current_backend, remind
 from ._errors import JobCancelled, QueueTimeout
 from ._future import FAILED, QUEUED, Failure, Future, lending_in
+from ._inbox import Inbox
 from ._lane import Gate, Lane, LendingPlace, seconds_or_none
 from ._lending import entered
 from ._line import Line
@@ -101,6 +102,7 @@ class Executor(Lane):
         "_feeders",
         "_helpers",
         "_host",
+        "_inbox",
         "_reason",
         "_resting",
         "_ringer",
@@ -162,6 +164,8 @@ class Executor(Lane):
         self._timer: anyio.CancelScope | None = None
         # Those that have a task in this executor's group which takes inputs, to be ended with it.
         self._feeders: set[Results[Any]] = set()
+        # What other threads have submitted.
+        self._inbox = Inbox()
         # Why all jobs are cancelled, once they are; and what the block raises instead of anything.
         self._reason: str | None = None
         self._fatal: BaseException | None = None
@@ -247,6 +251,7 @@ class Executor(Lane):
         entered.setdefault(self._thread, weakref.WeakSet()).add(self._schedule)
         self._state = State.OPEN
         self._gate.thread = self._thread
+        self._inbox.open(self._backend.post)
         self._staff()
         return self
 
@@ -265,6 +270,8 @@ class Executor(Lane):
                 try:
                     self._schedule.end()
                     await self._wait_idle(self._schedule)
+                    while self._inbox.take():
+                        await self._wait_idle(self._schedule)
                 except BaseException as caught:
                     error = caught
             error = await self._unwind(error)
@@ -301,6 +308,7 @@ class Executor(Lane):
                 error = caught
         self._bell.close()
         self._state = State.ENDED
+        self._inbox.close()
         self._leave_thread()
         try:
             if error is None:
@@ -337,6 +345,7 @@ class Executor(Lane):
 
     def close(self) -> None:
         self._check_loop("close")
+        self._inbox.take()
         self._close(State.CLOSED)
 
     async def join(self) -> None:
@@ -390,6 +399,7 @@ class Executor(Lane):
         self._check_wait("shut down")
         if grace != 0:
             check_seconds("grace", grace)
+        self._inbox.take()
         self._close(State.DRAINING)
         self._schedule.end()
         try:
@@ -479,6 +489,7 @@ class Executor(Lane):
         self._close(State.CLOSED)
         self._schedule.halt()
         self._drain("the event loop has ended")
+        self._inbox.close()
 
     def _leave_thread(self) -> None:
         assert self._thread is not None

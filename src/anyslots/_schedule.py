@@ -146,7 +146,7 @@ class Schedule:
         return bool(self.waiting - self.applying or self.held or self.lent)
 
     def statistics(self) -> Statistics:
-        return statistics_of(self, sum(line.running for line in self.lines))
+        return statistics_of(self, sum(line.running for line in list(self.lines)))
 
     def lender(self) -> Worker | None:
         """The worker whose job's own task this code runs in, if it's one of this schedule's."""

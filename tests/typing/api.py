@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import concurrent.futures as cf
+from collections.abc import AsyncIterator, Iterator
 from typing import assert_type
 
 from anyslots import (
     FIRST_EXCEPTION,
+    BlockingExecutor,
     Executor,
     Future,
     Results,
@@ -15,8 +17,10 @@ from anyslots import (
     amap,
     as_completed,
     first_result,
+    from_thread,
     gather,
     lend_slot,
+    to_pool,
     wait,
 )
 from anyslots.instruments import Logging, OpenTelemetry, Progress, Prometheus, Timeline
@@ -128,3 +132,29 @@ async def seeing() -> None:
     timeline.save_svg("timeline.svg")
     timeline.save_trace("timeline.json")
     assert_type(str(timeline), str)
+
+
+def plain(word: str, number: int) -> float:
+    return number
+
+
+async def elsewhere(executor: Executor, pool: cf.Executor) -> None:
+    assert_type(await to_pool.run_sync(plain, "x", 1, pool=pool), float)
+    assert_type(await to_pool.run_sync(plain, "x", 1, pool=pool, abandon_on_cancel=True), float)
+    await to_pool.run_sync(plain, "x", pool=pool)  # type: ignore[arg-type]
+    await to_pool.run_sync(plain, "x", 1)  # type: ignore[call-arg]
+    assert_type(from_thread.submit(executor, fetch, "x", retries=1), cf.Future[bytes])
+    assert_type(from_thread.submit(executor.lane(), fetch, "x"), cf.Future[bytes])
+    from_thread.submit(executor, fetch, 1)  # type: ignore[arg-type]
+    from_thread.submit(executor, plain, "x", 1)  # type: ignore[arg-type]
+
+
+def blocking() -> None:
+    with BlockingExecutor(4, backend="trio", backend_options={}, timeout=3) as executor:
+        assert_type(executor.submit(fetch, "x", retries=2), cf.Future[bytes])
+        assert_type(executor.submit(plain, "x", 1), cf.Future[float])
+        assert_type(executor.map(fetch, ["x"], timeout=3), Iterator[bytes])
+        assert_type(executor.map(plain, ["x"], [1]), Iterator[float])
+        executor.submit(fetch, 1)  # type: ignore[call-overload]
+        executor.shutdown(wait=True, cancel_futures=True)
+    BlockingExecutor("4")  # type: ignore[arg-type]

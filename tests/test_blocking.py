@@ -1,0 +1,454 @@
+"""`BlockingExecutor`: an executor of `concurrent.futures` for code that isn't async."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextvars
+import functools
+import gc
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+from cpython_executor_tests import NOT_SHIPPED
+
+from anyslots import BlockingExecutor, ExecutorClosed, QueueTimeout, Rate
+from anyslots._blocking import finish_all
+
+BACKENDS = ["asyncio", "trio"]
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def pool(backend: str) -> Iterator[BlockingExecutor]:
+    with BlockingExecutor(2, backend=backend) as pool:
+        yield pool
+
+
+async def give(value: Any = None) -> Any:
+    await checkpoint()
+    return value
+
+
+def add(a: int, b: int) -> int:
+    return a + b
+
+
+class Blocked:
+    """A call that waits until it's cancelled, or let go: as an async function, or a plain one."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.go = threading.Event()
+        self.unwound = False
+
+    async def run(self) -> str:
+        self.begun.set()
+        try:
+            while not self.go.is_set():  # noqa: ASYNC110
+                await anyio.sleep(0.001)
+        finally:
+            self.unwound = True
+        return "let go"
+
+    def run_plain(self) -> str:
+        self.begun.set()
+        assert self.go.wait(20)
+        return "let go"
+
+
+# CPython's own tests.
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cpython_runs() -> Iterator[dict[str, subprocess.Popen[str]]]:
+    """They run beside the other tests here."""
+    program = Path(__file__).parent / "cpython_executor_tests.py"
+    runs = {
+        backend: subprocess.Popen(
+            [sys.executable, "-W", "error", program, backend],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for backend in BACKENDS
+    }
+    yield runs
+    for run in runs.values():
+        run.kill()
+        run.communicate()
+
+
+# Arguments and results.
+
+
+def test_async_and_plain_functions_run(pool: BlockingExecutor) -> None:
+    """Async functions run in the event loop's thread, plain ones in others."""
+
+    async def where() -> int:
+        await checkpoint()
+        return threading.get_ident()
+
+    home = pool.submit(where).result(10)
+    assert home != threading.get_ident()
+    assert pool.submit(where).result(10) == home
+    assert pool.submit(threading.get_ident).result(10) not in (home, threading.get_ident())
+    assert pool.submit(add, 1, b=2).result(10) == 3
+
+
+def test_all_kinds_of_async_functions(pool: BlockingExecutor) -> None:
+    """Partials, methods, callable objects, and plain functions that return a coroutine."""
+
+    class Callable:
+        async def __call__(self, value: int) -> int:
+            return value
+
+    assert pool.submit(functools.partial(give, 1)).result(10) == 1
+    assert pool.submit(Callable(), 2).result(10) == 2
+    assert pool.submit(lambda: give(3)).result(10) == 3
+    assert isinstance(pool.submit(Callable).result(10), Callable)
+
+
+def test_exceptions_are_the_calls_own(pool: BlockingExecutor) -> None:
+    """What a call raises is in its future, and harms no other."""
+    error = LookupError("lost")
+
+    def fail() -> None:
+        raise error
+
+    async def fail_async() -> None:
+        raise error
+
+    assert pool.submit(fail).exception(10) is error
+    assert pool.submit(fail_async).exception(10) is error
+    assert pool.submit(give, 1).result(10) == 1
+
+
+def test_slots_bound_both_kinds_together(pool: BlockingExecutor) -> None:
+    """Async and plain functions together never take more than `slots`."""
+    running: set[object] = set()
+    peaks: list[int] = []
+
+    def enter() -> object:
+        token = object()
+        running.add(token)
+        peaks.append(len(running))
+        return token
+
+    def plain() -> None:
+        token = enter()
+        time.sleep(0.002)
+        running.discard(token)
+
+    async def not_plain() -> None:
+        token = enter()
+        await anyio.sleep(0.002)
+        running.discard(token)
+
+    futures = [pool.submit(fn) for _ in range(20) for fn in (plain, not_plain)]
+    assert not concurrent.futures.wait(futures, timeout=20).not_done
+    assert max(peaks) == 2
+
+
+def test_fifty_plain_functions_at_once(backend: str) -> None:
+    """The slots are the only limit: anyio's own one on threads is none here."""
+    barrier = threading.Barrier(50)
+    with BlockingExecutor(50, backend=backend) as pool:
+        assert sorted(pool.map(lambda _: barrier.wait(20), range(50))) == list(range(50))
+
+
+def test_map_takes_async_functions(pool: BlockingExecutor) -> None:
+    """`map` gives results in order, a call's exception at its place, and `TimeoutError`."""
+
+    async def invert(number: int) -> float:
+        return 1 / number
+
+    assert list(pool.map(give, range(10))) == list(range(10))
+    results = pool.map(invert, [1, 2, 0, 4])
+    assert [next(results), next(results)] == [1, 0.5]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+    blocked = Blocked()
+    with pytest.raises(TimeoutError):
+        list(pool.map(lambda _: blocked.run(), [1, 2], timeout=0.01))
+    blocked.go.set()
+
+
+@pytest.mark.real_time
+def test_limits_in_time(backend: str) -> None:
+    """`rate`, `timeout` and `queue_timeout` hold for its calls."""
+    with BlockingExecutor(
+        1, backend=backend, rate=Rate(1, per=0.02), timeout=0.3, queue_timeout=0.1, name="x"
+    ) as pool:
+        blocked = Blocked()
+        future = pool.submit(blocked.run)
+        assert blocked.begun.wait(20)
+        with pytest.raises(QueueTimeout):
+            pool.submit(give).result(20)
+        with pytest.raises(TimeoutError, match="ran for"):
+            future.result(20)
+
+
+def test_a_callback_may_submit(pool: BlockingExecutor) -> None:
+    """A done callback, in the event loop's thread, submits the next call."""
+    done: concurrent.futures.Future[Any] = concurrent.futures.Future()
+
+    def follow(first: concurrent.futures.Future[Any]) -> None:
+        pool.submit(give, first.result() + 1).add_done_callback(
+            lambda second: done.set_result(second.result())
+        )
+
+    pool.submit(give, 1).add_done_callback(follow)
+    assert done.result(10) == 2
+
+
+def test_uvloop() -> None:
+    """`backend_options` go to the event loop."""
+    with BlockingExecutor(1, backend_options={"use_uvloop": True}) as pool:
+
+        async def loop() -> str:
+            import asyncio
+
+            return type(asyncio.get_running_loop()).__module__
+
+        assert pool.submit(loop).result(10) == "uvloop"
+
+
+def test_bad_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each error names the argument, and no thread is left."""
+    threads = threading.active_count()
+    with pytest.raises(ValueError, match="backend must be one of asyncio, trio, not 'curio'"):
+        BlockingExecutor(1, backend="curio")
+    with pytest.raises(TypeError, match="backend_options must be a dict or None, not 3"):
+        BlockingExecutor(1, backend_options=3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="slots must be an int from 1"):
+        BlockingExecutor(0)
+    with pytest.raises(TypeError, match="nonsense"):
+        BlockingExecutor(1, backend="trio", backend_options={"nonsense": 1})
+    monkeypatch.setitem(sys.modules, "trio", None)
+    with pytest.raises(ImportError, match=r"trio is not installed: anyslots\[trio\] has it"):
+        BlockingExecutor(1, backend="trio")
+    assert threading.active_count() == threads
+
+
+def test_a_function_that_is_none(pool: BlockingExecutor) -> None:
+    """What can't be called is refused at once."""
+    with pytest.raises(TypeError, match="fn must be callable, not 3"):
+        pool.submit(3)  # type: ignore[call-overload]
+
+
+# Cancelling.
+
+
+def test_cancelling_an_async_function(pool: BlockingExecutor) -> None:
+    """A running async function is cancelled; its future is, when it has unwound."""
+    blocked = Blocked()
+    future = pool.submit(blocked.run)
+    assert blocked.begun.wait(20)
+    assert future.cancel()
+    with pytest.raises(concurrent.futures.CancelledError):
+        future.result(20)
+    assert blocked.unwound
+    assert future.cancelled()
+
+
+def test_cancelling_a_plain_function(pool: BlockingExecutor) -> None:
+    """A running plain function can't be cancelled; one that is queued never runs."""
+    blocked = [Blocked() for _ in range(3)]
+    futures = [pool.submit(each.run_plain) for each in blocked]
+    for each in blocked[:2]:
+        assert each.begun.wait(20)
+    assert [future.cancel() for future in futures] == [False, False, True]
+    assert futures[2].cancelled()
+    for each in blocked:
+        each.go.set()
+    assert [future.result(20) for future in futures[:2]] == ["let go"] * 2
+    assert not blocked[2].begun.is_set()
+
+
+# The end.
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_shutdown(backend: str, wait: bool) -> None:
+    """What was submitted finishes, nothing more is taken, and the thread ends."""
+    threads = set(threading.enumerate())
+    pool = BlockingExecutor(1, backend=backend)
+    home = next(t for t in set(threading.enumerate()) - threads if t.name == "anyslots")
+    blocked = Blocked()
+    futures = [pool.submit(blocked.run), pool.submit(give, 1)]
+    if wait:
+        blocked.go.set()
+    pool.shutdown(wait=wait)
+    assert wait == (not home.is_alive())
+    for fn in (give, time.time):
+        with pytest.raises(ExecutorClosed, match="after shutdown"):
+            pool.submit(fn)
+    blocked.go.set()
+    assert [future.result(20) for future in futures] == ["let go", 1]
+    pool.shutdown()
+    assert not home.is_alive()
+    pool.shutdown(cancel_futures=True)
+
+
+def test_shutdown_that_cancels(backend: str) -> None:
+    """`cancel_futures` cancels what hasn't begun, and lets the rest finish."""
+    pool = BlockingExecutor(1, backend=backend)
+    blocked = Blocked()
+    running, queued = pool.submit(blocked.run), pool.submit(give, 1)
+    assert blocked.begun.wait(20)
+    pool.shutdown(wait=False, cancel_futures=True)
+    with pytest.raises(concurrent.futures.CancelledError):
+        queued.result(20)
+    blocked.go.set()
+    assert running.result(20) == "let go"
+    pool.shutdown()
+
+
+def test_an_executor_that_is_dropped(backend: str) -> None:
+    """Collected without a shutdown, it finishes what it has, and ends its thread."""
+    pool = BlockingExecutor(1, backend=backend)
+    gone = weakref.ref(pool)
+    thread = pool._home.thread
+    blocked = Blocked()
+    future = pool.submit(blocked.run)
+    del pool
+    gc.collect()
+    assert gone() is None
+    blocked.go.set()
+    assert future.result(20) == "let go"
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("kind", ["plain", "async"])
+def test_a_call_that_exits(backend: str, kind: str) -> None:
+    """`SystemExit` is in its call's future, and ends the executor; no other future is left."""
+
+    async def leave() -> None:
+        await checkpoint()
+        sys.exit(3)
+
+    pool = BlockingExecutor(1, backend=backend)
+    blocked = Blocked()
+    first = pool.submit(blocked.run_plain)
+    futures = [pool.submit(sys.exit, 3) if kind == "plain" else pool.submit(leave)]
+    futures.append(pool.submit(give))
+    blocked.go.set()
+    assert not concurrent.futures.wait([first, *futures], timeout=20).not_done
+    assert isinstance(futures[0].exception(0), SystemExit)
+    assert futures[1].cancelled()
+    pool._home.thread.join(20)
+    with pytest.raises(ExecutorClosed):
+        pool.submit(give)
+    pool.shutdown()
+
+
+def test_what_the_interpreters_exit_does(backend: str) -> None:
+    """All executors that are left finish what they have; no call is needed for it."""
+    pools = [BlockingExecutor(1, backend=backend) for _ in range(2)]
+    futures = [pool.submit(give, 1) for pool in pools]
+    finish_all()
+    assert [future.result(0) for future in futures] == [1, 1]
+    for pool in pools:
+        with pytest.raises(ExecutorClosed):
+            pool.submit(give)
+
+
+AT_EXIT = """
+import sys, time, anyio, threading
+from anyslots import BlockingExecutor
+
+async def slow():
+    await anyio.sleep(0.05)
+    print("async", flush=True)
+
+def slow_plain():
+    time.sleep(0.05)
+    print("plain", flush=True)
+
+pool = BlockingExecutor(1, backend=sys.argv[1])
+other = BlockingExecutor(1, backend=sys.argv[1])
+other.shutdown()
+futures = [pool.submit(slow), pool.submit(slow_plain), pool.submit(slow), pool.submit(slow_plain)]
+END
+"""
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize("end", ["pass", "raise SystemExit(3)", "threading.main_thread()"])
+def test_the_interpreter_exits(backend: str, end: str) -> None:
+    """Without a shutdown, what was submitted finishes, and then the interpreter exits."""
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", AT_EXIT.replace("END", end), backend],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    # Python 3.12 starts no thread any more by then, and the plain functions' futures fail.
+    finished = ["async"] if sys.version_info[:2] == (3, 12) else ["async", "plain"]
+    assert (done.stdout.split(), done.stderr) == (finished * 2, "")
+    assert done.returncode == (3 if "Exit" in end else 0)
+
+
+# Context, and many threads.
+
+var: contextvars.ContextVar[str] = contextvars.ContextVar("var", default="unset")
+
+
+def test_calls_see_the_context_of_their_submission(pool: BlockingExecutor) -> None:
+    """Async or plain, a call runs in a copy of its submitter's context."""
+
+    def look() -> str:
+        seen = var.get()
+        var.set("the call's")
+        return seen
+
+    async def look_async() -> str:
+        return look()
+
+    def submit() -> list[str]:
+        var.set("the caller's")
+        return [pool.submit(fn).result(10) for fn in (look, look_async, look, look_async)]
+
+    assert contextvars.copy_context().run(submit) == ["the caller's"] * 4
+    assert pool.submit(look).result(10) == "unset"
+
+
+@pytest.mark.real_time
+def test_eight_threads_that_submit(pool: BlockingExecutor) -> None:
+    """Threads that share one executor each get their own results."""
+
+    def work(thread: int) -> list[tuple[int, int]]:
+        return list(pool.map(give, [(thread, n) for n in range(100)]))
+
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        for thread, results in enumerate(threads.map(work, range(8))):
+            assert results == [(thread, n) for n in range(100)]
+
+
+# Last, since these have been running beside the others.
+
+
+@pytest.mark.real_time
+def test_cpythons_own_tests(backend: str, cpython_runs: dict[str, subprocess.Popen[str]]) -> None:
+    """CPython's tests of executors, of `wait` and of `as_completed` pass."""
+    run = cpython_runs[backend]
+    output, _ = run.communicate(timeout=100)
+    if run.returncode == NOT_SHIPPED:
+        pytest.skip(output)
+    assert run.returncode == 0, output
+    assert int(output.split()[-2]) > 20
