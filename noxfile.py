@@ -37,8 +37,10 @@ def typing(session: nox.Session) -> None:
     session.run("mypy")
 
 
-# As many test processes as there are processors.
-PYTEST = ("-m", "pytest", "-n", "auto", "--dist", "worksteal")
+# As many test processes as there are processors; a cluster is started in one of them.
+PYTEST = ("-m", "pytest", "-n", "auto", "--dist", "loadgroup")
+# Without others' servers, clusters and executors, which take a while to start.
+OURS = ("-m", "not engines")
 
 
 @nox.session(python=PYTHONS)
@@ -59,7 +61,7 @@ def lowest(session: nox.Session) -> None:
     pinned = [requirement.replace(">=", "==") for requirement in declared]
     session.install(".", *group("test"), *pinned)
     backends = ("--backend=asyncio", "--backend=trio")
-    session.run("python", "-X", "dev", *PYTEST, *backends, *session.posargs)
+    session.run("python", "-X", "dev", *PYTEST, *OURS, *backends, *session.posargs)
 
 
 measured: list[str] = []
@@ -75,7 +77,8 @@ def coverage(session: nox.Session) -> None:
     measured.append(session.python)
     session.install("-e", ".", *group("test"))
     session.run("coverage", "erase")
-    session.run("coverage", "run", *PYTEST)
+    few = {"HYPOTHESIS_PROFILE": "few"}  # what must be run has tests of its own
+    session.run("coverage", "run", *PYTEST, *OURS, env=few)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
 

@@ -26,6 +26,8 @@ settings.register_profile(
     print_blob=True,
     suppress_health_check=list(HealthCheck),
 )
+# For the session `coverage`, where every line takes several times as long.
+settings.register_profile("few", settings.get_profile("ci"), max_examples=20)
 # For mutants.py, which needs no small examples of what's wrong.
 settings.register_profile(
     "mutants",

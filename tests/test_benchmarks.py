@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.engines
+
 COMPARE = Path(__file__).parent.parent / "benchmarks" / "compare.py"
 
 

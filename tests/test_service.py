@@ -22,6 +22,7 @@ pytest.importorskip("uvicorn", reason="uvicorn isn't installed")
 pytest.importorskip("hypercorn", reason="hypercorn isn't installed")
 
 pytestmark = [
+    pytest.mark.engines,
     pytest.mark.skipif(sys.platform == "win32", reason="SIGTERM is POSIX"),
     pytest.mark.real_time,
 ]

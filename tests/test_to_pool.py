@@ -33,7 +33,14 @@ loky = pytest.importorskip("loky", reason="loky isn't installed")
 dask = pytest.importorskip("dask", reason="dask isn't installed")
 distributed = pytest.importorskip("distributed", reason="distributed isn't installed")
 
-ENGINES = ["threads", "processes", "loky", "dask"]
+on_loky = (pytest.mark.engines, pytest.mark.xdist_group("loky"))
+on_dask = (pytest.mark.engines, pytest.mark.xdist_group("dask"))
+ENGINES = [
+    "threads",
+    "processes",
+    pytest.param("loky", marks=on_loky),
+    pytest.param("dask", marks=on_dask),
+]
 
 
 @pytest.fixture(scope="session")
@@ -209,7 +216,7 @@ async def test_calls_that_wait_for_a_slot_never_reach_the_pool(
 
 
 @pytest.mark.real_time
-@pytest.mark.parametrize("engine", ["processes", "loky"])
+@pytest.mark.parametrize("engine", ["processes", pytest.param("loky", marks=on_loky)])
 async def test_a_worker_that_dies(engine: str, tmp_path: Path) -> None:
     """Every future of its pool fails with the pool's own error, and the executor goes on."""
     make: dict[str, Callable[[int], concurrent.futures.Executor]] = {
@@ -237,6 +244,8 @@ async def test_a_worker_that_dies(engine: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.real_time
+@pytest.mark.engines
+@pytest.mark.xdist_group("dask")
 def test_a_worker_of_dask_that_dies(dask_pool: concurrent.futures.Executor, tmp_path: Path) -> None:
     """Dask runs the call again elsewhere; then it fails, and the cluster and the executor go on."""
     log = tmp_path / "log"
