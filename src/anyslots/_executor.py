@@ -100,7 +100,6 @@ class Executor(Lane):
         "_errors",
         "_fatal",
         "_feeders",
-        "_helpers",
         "_host",
         "_inbox",
         "_reason",
