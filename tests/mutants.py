@@ -7,8 +7,10 @@ the exit status is 1. ``-- worker`` plants only those whose file name contains t
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -204,11 +206,17 @@ def passes(folder: str, tests: list[str]) -> bool:
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "auto", "--timeout=60"]
     command += ["-p", "no:cacheprovider", "--backend=asyncio", "--backend=trio", *tests]
     environment = os.environ | {"PYTHONPATH": folder, "HYPOTHESIS_PROFILE": "mutants"}
-    try:
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=900)
-    except subprocess.TimeoutExpired:
-        return False
-    return done.returncode == 0
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
+    ) as process:
+        try:
+            return process.wait(timeout=900) == 0
+        except subprocess.TimeoutExpired:
+            return False
+        finally:
+            # A test that never ends may be left in one of its processes.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def main() -> int:
