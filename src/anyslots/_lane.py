@@ -9,7 +9,6 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 import anyio
-import anyio.lowlevel
 
 from . import _future
 from ._arguments import check_count
