@@ -32,9 +32,11 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def typing(session: nox.Session) -> None:
-    """Check the types of the library, and of the calls in tests/typing."""
+    """Check the library's types with mypy, and what four checkers make of the calls to it."""
     session.install("-e", ".", *group("typing"))
     session.run("mypy")
+    session.run("pyright", "--ignoreexternal", "--verifytypes", "anyslots")
+    session.run("python", "tests/typing/check.py")
 
 
 # As many test processes as there are processors.
