@@ -179,10 +179,10 @@ def survives(mutant: Mutant) -> bool:
         package = Path(folder) / "anyslots"
         shutil.copytree(ROOT / "src" / "anyslots", package)
         path = package / mutant.file
-        source = path.read_text()
+        source = path.read_text(encoding="utf-8")
         if source.count(mutant.right) != 1:
             sys.exit(f"{mutant.file} has this {source.count(mutant.right)} times: {mutant.right}")
-        path.write_text(source.replace(mutant.right, mutant.wrong))
+        path.write_text(source.replace(mutant.right, mutant.wrong), encoding="utf-8")
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "auto", "--timeout=60"]
         command += ["-p", "no:cacheprovider", "--backend=asyncio", "--backend=trio"]
         environment = os.environ | {"PYTHONPATH": folder, "HYPOTHESIS_PROFILE": "mutants"}
