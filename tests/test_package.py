@@ -176,20 +176,23 @@ print(*sorted(set(sys.modules) - before))
 
 
 @pytest.mark.real_time
+@pytest.mark.skipif(sys.platform == "win32", reason="tells the processor's time in steps of 16 ms")
 def test_import_takes_no_time(tmp_path: Path) -> None:
-    """Importing anyslots after anyio takes less than 15 ms, with nothing left to compile."""
-    code = """
-import time, anyio
-start = time.perf_counter()
-import anyslots
-print(time.perf_counter() - start)
-"""
+    """Importing anyslots after anyio takes 15 ms at most, where asyncio takes 25.
+
+    Processor time, the least
+    of several, and in relation to something else: so it hardly matters what else the machine does.
+    """
     env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
     env |= {"PYTHONPYCACHEPREFIX": str(tmp_path), "PYTHONDONTWRITEBYTECODE": ""}
-    command = [sys.executable, "-c", code]
-    # Whatever else the machine does only adds to it: one quick run of many tells.
-    times = (float(subprocess.check_output(command, env=env)) for _ in range(40))
-    assert any(time < 0.015 for time in times)
+
+    def seconds(first: str, then: str) -> float:
+        clock = "time.process_time()"
+        code = f"import time, {first}; start = {clock}; import {then}; print({clock} - start)"
+        return float(subprocess.check_output([sys.executable, "-c", code], env=env))
+
+    asyncio = min(seconds("sys", "asyncio") for _ in range(8))
+    assert min(seconds("anyio", "anyslots") for _ in range(8)) < asyncio * 15 / 25
 
 
 def test_using_it_on_asyncio_needs_no_trio() -> None:
