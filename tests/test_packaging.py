@@ -90,9 +90,9 @@ def test_the_installed_package_is_tested() -> None:
     origin = json.loads(distribution.read_text("direct_url.json") or "{}")
     if origin.get("dir_info", {}).get("editable"):
         pytest.skip("installed with -e: the checkout itself is tested")
-    package = Path(anyslots.__file__).parent
-    assert package == Path(str(distribution.locate_file("anyslots")))
-    assert SOURCE.parent not in map(Path, sys.path)
+    package = Path(anyslots.__file__).resolve().parent
+    assert package == Path(str(distribution.locate_file("anyslots"))).resolve()
+    assert package != SOURCE.resolve()
     assert the_files(package) == the_files(SOURCE)
     for name in the_files(SOURCE):
         assert (package / name).read_bytes() == (SOURCE / name).read_bytes(), name
