@@ -14,7 +14,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 MARK = re.compile(r"  # type: ignore\[.*\]$")
-ERROR = re.compile(r"(\w+\.py):(\d+):\d+(?:-\d+)?(?: -|:) error|^ERROR .*?(\w+\.py):(\d+):", re.M)
+ERROR = re.compile(r"(\w+\.py):(\d+):\d+(?: -|:) error|^ERROR (\w+\.py):(\d+):")
 
 CHECKERS = {
     "pyright": ["pyright", "--pythonpath", sys.executable],
@@ -30,23 +30,28 @@ CHECKERS = {
 def main() -> int:
     failed = False
     with tempfile.TemporaryDirectory() as directory:
-        marked = set()
+        marked: set[tuple[str, int]] = set()
         for path in HERE.glob("*.py"):
             lines = path.read_text(encoding="utf-8").splitlines()
             marked |= {(path.name, n) for n, line in enumerate(lines, 1) if MARK.search(line)}
             text = "\n".join(MARK.sub("", line) for line in lines)
             Path(directory, path.name).write_text(text + "\n", encoding="utf-8")
+        Path(directory, "pyrightconfig.json").write_text('{"typeCheckingMode": "strict"}')
         for name, command in CHECKERS.items():
             done = subprocess.run(
                 [*command, "."], cwd=directory, capture_output=True, text=True, check=False
             )
-            found = {(a or c, int(b or d)) for a, b, c, d in ERROR.findall(done.stdout)}
-            for file, line in sorted(marked - found):
-                print(f"{HERE / file}:{line}: a mistake that {name} doesn't find")
-            if not found <= marked:
+            found: set[tuple[str, int]] = set()
+            for line in done.stdout.splitlines():
+                if match := ERROR.search(line):
+                    place = match[1] or match[3], int(match[2] or match[4])
+                    found.add(place)
+                    if place not in marked:
+                        print(f"{name}: {line}")
+            for file, number in sorted(marked - found):
+                print(f"{name} doesn't find the mistake in {HERE / file}:{number}")
+            if not found:
                 print(done.stdout, done.stderr, sep="\n")
-            for file, line in sorted(found - marked):
-                print(f"{HERE / file}:{line}: {name} finds an error")
             print(f"{name}: {len(found & marked)} of {len(marked)} mistakes found")
             failed = failed or found != marked
     return int(failed)
