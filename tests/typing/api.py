@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial, wraps
-from typing import Any, ParamSpec, Protocol, TypeVar, assert_type
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, assert_type, overload
+
+import anyio
+from anyio import to_thread
 
 from anyslots import (
     FIRST_EXCEPTION,
@@ -41,6 +44,22 @@ async def add(
     return str(a + b + c + d + e + f + g)
 
 
+async def same(thing: T) -> T:
+    return thing
+
+
+@overload
+async def either(thing: int) -> int: ...
+@overload
+async def either(thing: str) -> str: ...
+async def either(thing: int | str) -> int | str:
+    return thing
+
+
+async def any_number_of(*urls: str, **options: int) -> float:
+    return len(urls) + len(options)
+
+
 async def nothing() -> None:
     pass
 
@@ -63,6 +82,11 @@ class Client:
 
     async def __call__(self, url: str) -> bytes:
         return await self.get(url)
+
+
+class Box(Generic[T]):
+    async def swap(self, thing: T) -> T:
+        return thing
 
 
 class Handler(Protocol):
@@ -135,6 +159,14 @@ async def submitting(executor: Executor, lane: Lane, client: Client, handler: Ha
     assert_type(executor.submit(partial(fetch, retries=2), "x"), Future[bytes])
     assert_type(executor.submit(partial(fetch, "x"), retries=2), Future[bytes])
     assert_type(executor.submit(partial(fetch, "x")), Future[bytes])
+    assert_type(executor.submit(any_number_of, "x", "y", retries=2), Future[float])
+    assert_type(executor.submit(Box[int]().swap, 1), Future[int])
+    assert_type(executor.submit(anyio.sleep, 1), Future[None])
+    # Functions that are generic or overloaded themselves.
+    number: int = 1
+    assert_type(executor.submit(same, number), Future[int])  # beyond ty
+    assert_type(executor.submit(either, number), Future[int])  # beyond ty
+    assert_type(executor.submit(to_thread.run_sync, len, "x"), Future[int])  # beyond ty
 
     assert_type(await executor.enqueue(fetch, "x", retries=2), Future[bytes])
     assert_type(await lane.enqueue(client.get, "x"), Future[bytes])
@@ -209,6 +241,12 @@ async def mapping(executor: Executor, lane: Lane, client: Client) -> None:
     assert_type(lane.map(partial(fetch, retries=2), ["x"]), Results[bytes])
     assert_type(lane.map(lambda url: fetch(url), ["x"]), Results[bytes])
 
+    assert_type(lane.map(same, some), Results[int])
+    assert_type(lane.map(either, some), Results[int])
+    assert_type(lane.map(Box[int]().swap, some), Results[int])
+    assert_type(lane.map(to_thread.run_sync, [lambda: "x"]), Results[str])  # beyond ty
+
+    assert_type(await amap(same, some, slots=2), list[int])
     assert_type(await amap(fetch, ["x"], slots=2), list[bytes])
     assert_type(await amap(add, numbers(), slots=2), list[str])
     assert_type(await amap(add, numbers(), some, slots=2), list[str])
