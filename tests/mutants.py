@@ -163,7 +163,7 @@ MUTANTS = [
     ),
     Mutant("_executor.py", "            worker.hurry()", "            pass"),
     Mutant("_executor.py", "                    self._schedule.end()\n", ""),
-    Mutant("_executor.py", "                remind()", "                pass"),
+    Mutant("_executor.py", "                self._backend.remind()", "                pass"),
     Mutant(
         "_executor.py",
         "while self._resting <= len(self._schedule.grants)",
