@@ -4,6 +4,8 @@
 pytest.
 """
 
+import sys
+
 import nox
 
 nox.needs_version = ">=2025.10.14"
@@ -32,9 +34,11 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def typing(session: nox.Session) -> None:
-    """Check the types of the library, and of the calls in tests/typing."""
+    """Check the library's types with mypy, and what four checkers make of the calls to it."""
     session.install("-e", ".", *group("typing"))
     session.run("mypy")
+    session.run("pyright", "--ignoreexternal", "--verifytypes", "anyslots")
+    session.run("python", "tests/typing/check.py")
 
 
 # As many test processes as there are processors; a cluster is started in one of them.
@@ -47,6 +51,8 @@ OURS = ("-m", "not engines")
 @nox.parametrize("backend", BACKENDS)
 def tests(session: nox.Session, backend: str) -> None:
     """Run the tests against the built package on one backend."""
+    if backend == "uvloop" and sys.platform == "win32":
+        session.skip("there's no uvloop for Windows")
     session.install(".", *group("test"))
     session.run("python", "-X", "dev", *PYTEST, f"--backend={backend}", *session.posargs)
 
@@ -83,7 +89,14 @@ def coverage(session: nox.Session) -> None:
     session.run("coverage", "report")
 
 
-# Sessions that CI doesn't run go below, each with `default=False`.
+# Sessions that are asked for go below, each with `default=False`.
+
+
+@nox.session(python=PYTHONS[-1], default=False)
+def latest(session: nox.Session) -> None:
+    """Run the tests with what's next: pre-releases of anyio, trio, uvloop and pytest."""
+    session.install("--pre", ".", *group("test"))
+    session.run("python", "-X", "dev", *PYTEST, *session.posargs)
 
 
 @nox.session(default=False)

@@ -371,9 +371,10 @@ def main() -> None:
     text = f"{heading}\n\n{table(figures)}"
     print(f"\n{table(figures)}")
     if options.table:
-        options.table.write_text(text)
+        options.table.write_text(text, encoding="utf-8")
     if options.json:
-        options.json.write_text(json.dumps({"where": heading, "figures": figures}, indent=1))
+        text = json.dumps({"where": heading, "figures": figures}, indent=1)
+        options.json.write_text(text, encoding="utf-8")
     if options.chart:
         draw(figures, options.chart)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
+from runners import HAS_UVLOOP
 from virtual_time import tally
 
 settings.register_profile(
@@ -45,6 +46,8 @@ REAL_TIME: dict[str, tuple[str, dict[str, Any]]] = {
     "uvloop": ("asyncio", {"use_uvloop": True}),
     "trio": ("trio", {}),
 }
+if not HAS_UVLOOP:
+    del REAL_TIME["uvloop"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from runners import needs_uvloop
 
 pytestmark = pytest.mark.engines
 
 COMPARE = Path(__file__).parent.parent / "benchmarks" / "compare.py"
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop", "trio"])
+@pytest.mark.parametrize("loop", ["asyncio", pytest.param("uvloop", marks=needs_uvloop), "trio"])
 def test_each_row_runs_all_its_jobs(loop: str, tmp_path: Path) -> None:
     """It counts the jobs that ran, so one that leaves any out stops it."""
     figures, table = tmp_path / "figures.json", tmp_path / "table.md"
@@ -22,7 +23,7 @@ def test_each_row_runs_all_its_jobs(loop: str, tmp_path: Path) -> None:
     command = [sys.executable, COMPARE, *arguments, "--json", figures, "--table", table]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
-    found = json.loads(figures.read_text())["figures"][loop]
+    found = json.loads(figures.read_text(encoding="utf-8"))["figures"][loop]
     assert all(figure["ratio"] > 0 for figure in found)
     rows = {figure["row"] for figure in found}
     assert {
@@ -31,4 +32,4 @@ def test_each_row_runs_all_its_jobs(loop: str, tmp_path: Path) -> None:
         "ten lanes of twenty places",
         "HTTP through 20 slots",
     } <= rows
-    assert len(table.read_text().splitlines()) == len(found) + 4
+    assert len(table.read_text(encoding="utf-8").splitlines()) == len(found) + 4

@@ -424,8 +424,17 @@ def without(module: str, *args: str) -> list[str]:
 # Ctrl-C.
 
 
+@pytest.fixture
+def heeded() -> Iterator[None]:
+    """Ctrl-C counts, here and in children, even if the tests run in a shell's background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @posix
 @both_backends
+@pytest.mark.usefixtures("heeded")
 def test_ctrl_c_ends_the_demo_quickly_with_one_line(demo_backend: str) -> None:
     """Status 130 and one line; what has run until then was shown as it happened."""
     with subprocess.Popen(
@@ -447,6 +456,7 @@ def test_ctrl_c_ends_the_demo_quickly_with_one_line(demo_backend: str) -> None:
 
 @posix
 @both_backends
+@pytest.mark.usefixtures("heeded")
 def test_ctrl_c_cancels_what_runs_and_what_is_queued(
     demo_backend: str, site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,6 +17,7 @@ import anyio
 import pytest
 from anyio import to_thread, wait_all_tasks_blocked
 from anyio.lowlevel import checkpoint
+from runners import needs_uvloop
 from virtual_time import VIRTUAL_BACKENDS, run_in_virtual_time
 
 from anyslots import Executor, ExecutorClosed, Future, JobCancelled, Statistics, gather
@@ -364,7 +365,11 @@ async def test_native_cancellation_cancels_the_jobs_and_waits_for_them(where: st
     assert cleanup.ended == 2
 
 
-@pytest.mark.parametrize("backend_options", [{"debug": True}, {"use_uvloop": True}], ids=str)
+@pytest.mark.parametrize(
+    "backend_options",
+    [{"debug": True}, pytest.param({"use_uvloop": True}, marks=needs_uvloop)],
+    ids=str,
+)
 def test_run_that_ends_ends_an_executor_in_a_forgotten_task(backend_options: Any) -> None:
     """When asyncio's run cancels the task that holds an executor, its jobs unwind and it ends."""
     events = []

@@ -15,7 +15,7 @@ from typing import Any
 
 import anyio
 import pytest
-import uvloop
+from runners import RUNNERS
 
 from anyslots import Executor, Future, JobCancelled, gather
 
@@ -1149,9 +1149,6 @@ async def test_cancelling_a_job_cancels_the_asyncio_task_that_it_awaits():
 
 
 # The end of the program.
-
-
-RUNNERS = {"asyncio.run": asyncio.run, "uvloop.run": uvloop.run}
 
 
 # What anyio makes of a task that is cancelled before it began:

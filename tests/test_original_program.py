@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-import uvloop
+from runners import RUNNERS
 
 from anyslots import Executor
 
@@ -38,7 +38,7 @@ class Downloads:
         return asyncio.create_task(self.download(number))
 
 
-@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("run", RUNNERS.values(), ids=RUNNERS)
 def test_eleven_downloads_through_four_slots(run) -> None:
     """Coroutine functions and task makers share the slots, and one failure costs no slot."""
 

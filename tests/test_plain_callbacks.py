@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 import pytest
 import trio
-import uvloop
+from runners import RUNNERS
 
 from anyslots import Executor, Future, JobCancelled, QueueTimeout, Rate
 
@@ -25,7 +25,7 @@ def run(loop_name: str, main: Callable[[], Awaitable[None]]) -> None:
     if loop_name == "trio":
         trio.run(main)
     elif loop_name == "uvloop":
-        uvloop.run(main())
+        RUNNERS["uvloop.run"](main())
     else:
         asyncio.run(main(), debug=True)
 

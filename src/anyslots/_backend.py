@@ -1,19 +1,15 @@
-"""The few lines that differ between asyncio and trio; no other module imports either.
+"""What the executor asks of the event loop that it runs in, and who answers.
 
 A backend belongs to one executor, and is made in its event loop. Its waits are generators that
-both ``await`` and ``__await__`` can drive.
+both ``await`` and ``__await__`` can drive. The answers are in ``_asyncio`` and ``_trio``, each of
+which is imported only where its event loop runs; no other module imports asyncio or trio.
 """
 
 from __future__ import annotations
 
-import asyncio
-import math
 import sys
-from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
-from types import coroutine
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
-
-import anyio
 
 if TYPE_CHECKING:
     from ._future import Future
@@ -76,233 +72,25 @@ class Backend(Protocol):
     def forgive(self) -> Wait:
         """Take back all native cancellations of the current task."""
 
+    def remind(self) -> None:
+        """Make a native cancellation that the current task got show at its next checkpoint."""
+
+    def is_over(self, task: object) -> bool:
+        """Whether a task has ended, where tasks say so."""
+
     def protect(self, functions: Iterable[Callable[..., Any]]) -> None:
         """Have Ctrl-C strike nowhere inside these functions, where the backend allows that."""
-
-
-class AsyncioBackend:
-    cancelled: type[BaseException] = asyncio.CancelledError
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self.current_time: Callable[[], float] = self._loop.time
-        self.post: Callable[[Callable[[], object]], object] = self._loop.call_soon_threadsafe
-
-    def current_task(self) -> object:
-        return asyncio.current_task(self._loop)
-
-    def is_running(self) -> bool:
-        return self._loop.is_running()
-
-    def lineages(self) -> Callable[[object], Iterator[int]]:
-        parents: dict[int, int | None] = {}
-
-        def lineage(task: object) -> Iterator[int]:
-            number = None if task is None else id(task)
-            while number is not None:
-                yield number
-                if not parents:
-                    parents.update((info.id, info.parent_id) for info in anyio.get_running_tasks())
-                number = parents.get(number)
-
-        return lineage
-
-    @coroutine
-    def checkpoint(self) -> Generator[Any, Any, None]:
-        yield
-
-    @coroutine
-    def wait(self, future: Future[Any]) -> Generator[Any, Any, None]:
-        waiter = self._loop.create_future()
-
-        def wake(_: Future[Any]) -> None:
-            _set(waiter)
-
-        future._watch(wake)
-        try:
-            yield from waiter
-        except BaseException:
-            future._unwatch(wake)
-            raise
-
-    def park(self) -> Parked:
-        return _AsyncioParked(self._loop.create_future())
-
-    def follow(self, result: object) -> Coroutine[Any, Any, Any] | None:
-        return _follow(result) if isinstance(result, asyncio.Future) else None
-
-    def native_cancels(self) -> Callable[[], int] | None:
-        return _current_task().cancelling
-
-    @coroutine
-    def forgive(self) -> Generator[Any, Any, None]:
-        task = _current_task()
-        while task.cancelling():
-            while task.uncancel():
-                pass
-            # One that has not been delivered yet outlives its taking back before Python 3.13.
-            try:
-                yield
-            except asyncio.CancelledError:
-                if anyio.current_effective_deadline() == -math.inf:
-                    return  # not a native one: it'll come again
-
-    def protect(self, functions: Iterable[Callable[..., Any]]) -> None:
-        pass  # asyncio cancels the main task instead
-
-
-class _AsyncioParked:
-    def __init__(self, future: asyncio.Future[None]) -> None:
-        self._future = future
-
-    def is_waiting(self) -> bool:
-        return not self._future.done()
-
-    def wake(self) -> None:
-        _set(self._future)
-
-    @coroutine
-    def wait(self) -> Generator[Any, Any, None]:
-        yield from self._future
-
-
-def _set(waiter: asyncio.Future[None]) -> None:
-    try:
-        waiter.set_result(None)
-    except (asyncio.InvalidStateError, RuntimeError):
-        pass  # it waits no longer, or the event loop is closed
-
-
-class TrioBackend:
-    def __init__(self) -> None:
-        import trio
-
-        self.cancelled: type[BaseException] = trio.Cancelled
-        self.current_time: Callable[[], float] = trio.lowlevel.current_clock().current_time
-        token = trio.lowlevel.current_trio_token()
-        self.post: Callable[[Callable[[], object]], object] = token.run_sync_soon
-        self._lowlevel = trio.lowlevel
-
-    def current_task(self) -> object:
-        return self._lowlevel.current_task() if self._lowlevel.in_trio_task() else None
-
-    def is_running(self) -> bool:
-        return True
-
-    def lineages(self) -> Callable[[object], Iterator[int]]:
-        def lineage(task: Any) -> Iterator[int]:
-            while task is not None:
-                yield id(task)
-                task = None if task.parent_nursery is None else task.parent_nursery.parent_task
-
-        return lineage
-
-    @coroutine
-    def checkpoint(self) -> Generator[Any, Any, None]:
-        yield from self._lowlevel.checkpoint().__await__()
-
-    @coroutine
-    def wait(self, future: Future[Any]) -> Generator[Any, Any, None]:
-        lowlevel = self._lowlevel
-        task = lowlevel.current_task()
-
-        def wake(_: Future[Any]) -> None:
-            lowlevel.reschedule(task)
-
-        def abort(_: object) -> Any:
-            future._unwatch(wake)
-            return lowlevel.Abort.SUCCEEDED
-
-        future._watch(wake)
-        yield from lowlevel.wait_task_rescheduled(abort).__await__()
-
-    def park(self) -> Parked:
-        return _TrioParked(self._lowlevel)
-
-    def follow(self, result: object) -> None:
-        return None
-
-    def native_cancels(self) -> Callable[[], int] | None:
-        return None
-
-    @coroutine
-    def forgive(self) -> Generator[Any, Any, None]:
-        yield from self._lowlevel.cancel_shielded_checkpoint().__await__()
-
-    def protect(self, functions: Iterable[Callable[..., Any]]) -> None:
-        for function in functions:
-            if function not in _protected:
-                _protected.add(function)
-                self._lowlevel.enable_ki_protection(function)
-
-
-class _TrioParked:
-    def __init__(self, lowlevel: Any) -> None:
-        self._lowlevel = lowlevel
-        self._waiting = True
-        self._task: Any = None
-
-    def is_waiting(self) -> bool:
-        return self._waiting
-
-    def wake(self) -> None:
-        if self._waiting:
-            self._waiting = False
-            if self._task is not None:
-                self._lowlevel.reschedule(self._task)
-
-    def _abort(self, _: object) -> Any:
-        self._waiting = False
-        return self._lowlevel.Abort.SUCCEEDED
-
-    @coroutine
-    def wait(self) -> Generator[Any, Any, None]:
-        if self._waiting:
-            self._task = self._lowlevel.current_task()
-            yield from self._lowlevel.wait_task_rescheduled(self._abort).__await__()
-        else:
-            yield from self._lowlevel.checkpoint().__await__()
-
-
-_protected: set[Callable[..., Any]] = set()
-
-
-async def _follow(task: asyncio.Future[Any]) -> Any:
-    """Await a task; cancel it once, like asyncio and unlike anyio, so that it can clean up."""
-    try:
-        await asyncio.wait([task])
-    except asyncio.CancelledError:
-        task.cancel()
-        with anyio.CancelScope(shield=True):
-            await asyncio.wait([task])
-        if task.cancelled():
-            raise
-    return task.result()
-
-
-def _current_task() -> asyncio.Task[Any]:
-    task = asyncio.current_task()
-    assert task is not None
-    return task
-
-
-def is_over(task: object) -> bool:
-    """Whether a task has ended, where tasks say so: under asyncio."""
-    return isinstance(task, asyncio.Task) and task.done()
-
-
-def remind() -> None:
-    """Make a native cancellation that the current task got show at its next checkpoint."""
-    task = _current_task()
-    task.uncancel()
-    task.cancel()
 
 
 def current_backend() -> Backend:
     """The backend of the running event loop; `RuntimeError` if none runs in this thread."""
     trio = sys.modules.get("trio")
     if trio is not None and trio.lowlevel.in_trio_run():
+        from ._trio import TrioBackend
+
         return TrioBackend()
+    from ._asyncio import AsyncioBackend
+
     try:
         return AsyncioBackend()
     except RuntimeError:
@@ -311,6 +99,8 @@ def current_backend() -> Backend:
 
 def is_cancellation(exception: BaseException, backend: Backend) -> bool:
     """Whether this is how a task of the backend is cancelled, or how asyncio's are."""
+    import asyncio
+
     return isinstance(exception, (asyncio.CancelledError, backend.cancelled))
 
 

@@ -12,7 +12,7 @@ from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, final, overload
 
-import anyio.lowlevel
+import anyio
 
 from ._errors import JobCancelled
 from ._future import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED, Future, Signal, Status

@@ -10,14 +10,12 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from threading import get_ident
 from types import TracebackType
-from typing import Any, Literal, Self, final
+from typing import TYPE_CHECKING, Any, Literal, Self, final
 
 import anyio
-from anyio.abc import TaskGroup
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from ._arguments import check_count, check_name, check_priority, check_rates, check_seconds
-from ._backend import Backend, current_backend, remind
+from ._backend import current_backend
 from ._errors import JobCancelled, QueueTimeout
 from ._future import FAILED, QUEUED, Failure, Future, lending_in
 from ._inbox import Inbox
@@ -31,6 +29,12 @@ from ._statistics import Statistics
 from ._unseen import POLICIES, log_unseen
 from ._watching import WatchedSchedule, check_instruments
 from ._worker import Worker
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
+    from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+    from ._backend import Backend
 
 
 class State(enum.Enum):
@@ -283,7 +287,7 @@ class Executor(Lane):
                 and anyio.current_effective_deadline() != -math.inf
             ):
                 # Something else is raised than the cancellation that came: let it come again.
-                remind()
+                self._backend.remind()
             if outcome is not None and outcome is not exc:
                 raise outcome
         finally:

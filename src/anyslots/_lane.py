@@ -9,7 +9,6 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 import anyio
-import anyio.lowlevel
 
 from . import _future
 from ._arguments import check_count
@@ -78,6 +77,7 @@ class Lane:
     # Without a `__dict__`, an attribute that's set by a wrong name is an error.
     __slots__ = ("__weakref__", "_executor", "_gate", "_line", "_schedule", "name")
 
+    name: str | None
     # Which jobs `cancel`, `join` and the like are about, and where submitted ones queue.
     _executor: Executor
     _schedule: Schedule

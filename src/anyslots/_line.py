@@ -95,6 +95,23 @@ class Line:
         "waiting",
     )
 
+    # Counts of jobs.
+    waiting: int
+    granted: int
+    running: int
+    lent: int
+    applying: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    # Whether it's among those that take turns: it has jobs waiting and places for them, and
+    # isn't asleep until a rate of its own opens again.
+    enrolled: bool
+    asleep: bool
+    # Facts that branch its jobs off the plain path: no rate and no time limit; a bound.
+    plain: bool
+    bounded: bool
+
     def __init__(
         self,
         slots: float,
@@ -104,40 +121,37 @@ class Line:
         timeout: float | None,
         queue_timeout: float | None,
     ) -> None:
-        self.slots = slots
-        self.priority = priority
-        self.max_pending = max_pending
-        self.meters = tuple(Meter(rate) for rate in rates)
+        self.slots: float = slots
+        self.priority: float = priority
+        self.max_pending: float = max_pending
+        self.meters: tuple[Meter, ...] = tuple(Meter(rate) for rate in rates)
         # How many seconds a job may run, and may be queued; None for no limit.
-        self.timeout = timeout
-        self.queue_timeout = queue_timeout
+        self.timeout: float | None = timeout
+        self.queue_timeout: float | None = queue_timeout
         self.waiting = self.granted = self.running = self.lent = self.applying = 0
         self.succeeded = self.failed = self.cancelled = 0
         # The places taken: granted + running <= slots, unless the slots were just made fewer.
-        self.held = 0
+        self.held: int = 0
         # How many places may be taken now: none while it's paused.
-        self.limit = slots
-        self.paused = False
+        self.limit: float = slots
+        self.paused: bool = False
         # Holds the `waiting + granted` queued futures, and among them cancelled ones that nobody
         # has come across yet, never more than the queued ones but for a few.
         self.queue: deque[Future[Any]] = deque()
         # Grants that were taken back after somebody had been told of them.
-        self.void = 0
-        # Whether it's among those that take turns: it has jobs waiting and places for them, and
-        # isn't asleep until a rate of its own opens again.
+        self.void: int = 0
         self.enrolled = self.asleep = False
         # Whether it's among the schedule's lines: it has unfinished jobs, or jobs applying.
-        self.active = False
+        self.active: bool = False
         # Those who wait for room, in order, and among them some who don't any more.
         self.applicants: deque[Application] = deque()
         # Whether the first of them waits for room among the jobs of all lines.
-        self.at_door = False
+        self.at_door: bool = False
         # When the queued jobs expire, in order, and among them some that aren't queued any more.
         self.expiries: deque[tuple[float, Future[Any]]] = deque()
-        self.alarmed = False
+        self.alarmed: bool = False
         # Set, and forgotten, when the last unfinished job ends; made by the first who waits for it.
         self.idle: Event | None = None
-        # Facts that branch its jobs off the plain path: no rate and no time limit; a bound.
         self.plain = self.bounded = False
 
     @property

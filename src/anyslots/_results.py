@@ -19,7 +19,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar, final
 
 import anyio
-import anyio.lowlevel
 
 from ._errors import ExecutorClosed
 from ._future import Future, Signal

@@ -13,10 +13,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import CoroutineType, TracebackType, coroutine
 from typing import TYPE_CHECKING, Any
 
-from anyio import CancelScope, EndOfStream, current_effective_deadline
+import anyio
 
 from . import _watching
-from ._backend import is_over
 from ._future import CANCELLED, FAILED, Failure, Future, Status
 from ._line import Returner
 
@@ -70,7 +69,7 @@ class Worker:
         # The worker's task, and another one if the job runs in it.
         self._task: object = None
         self.tasks: tuple[object, ...] = ()
-        self._scope = CancelScope()
+        self._scope = anyio.CancelScope()
         # Whether the scope was cancelled, for whatever job: the next job needs another.
         self._spent = False
         self._reason: str | None = None
@@ -128,7 +127,7 @@ class Worker:
         assert returner is not None
         try:
             if not (returner.may_go_on or self._is_ending()):
-                with CancelScope(shield=True, deadline=self._scope.deadline):  # noqa: ASYNC100
+                with anyio.CancelScope(shield=True, deadline=self._scope.deadline):  # noqa: ASYNC100
                     yield from returner.told.wait()
         finally:
             self._settle_return()
@@ -173,7 +172,7 @@ class Worker:
                         self._end_cancelled(self.future)
                     if native_cancels is not None and native_cancels():
                         await executor._backend.forgive()
-                self._scope = CancelScope()
+                self._scope = anyio.CancelScope()
                 self._spent = False
                 self._reason = None
         finally:
@@ -199,7 +198,7 @@ class Worker:
                 return False
             try:
                 await executor._bell.receive()
-            except EndOfStream:
+            except anyio.EndOfStream:
                 return False
             executor._staff()
         self._line = line
@@ -385,10 +384,10 @@ class Worker:
                 if ends_program(rest):
                     future.exception()  # the block raises it
         if cancelled:
-            if current_effective_deadline() == -math.inf:
+            if anyio.current_effective_deadline() == -math.inf:
                 executor._abort("the executor was cancelled")
                 return False
-            if is_over(executor._host):
+            if executor._backend.is_over(executor._host):
                 # The executor was never left, and the event loop cancels what is left over.
                 executor._lost()
                 return False
