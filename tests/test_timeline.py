@@ -172,7 +172,7 @@ def test_a_job_that_lent_its_slot_is_shown_where_it_ran(backend: str) -> None:
     timeline = timeline_of(main, backend)
     line = str(timeline).splitlines()[0]
     assert re.findall(r"\[(\d+)=*\]", line) == ["1", "2", "1"]
-    picture = timeline.snapshot()
+    picture = timeline._snapshot()
     assert [job.pieces for job in picture.jobs] == [[(0, 0, 2), (0, 7, 10)], [(0, 2, 7)]]
 
 
@@ -191,7 +191,7 @@ def test_a_job_that_goes_on_elsewhere_is_shown_in_both_slots(backend: str) -> No
 
             executor.submit(outer)
 
-    jobs = timeline_of(main, backend).snapshot().jobs
+    jobs = timeline_of(main, backend)._snapshot().jobs
     assert {slot for job in jobs for slot, *_ in job.pieces} == {0, 1}
     for one in jobs:
         for other in jobs:
@@ -209,7 +209,7 @@ def test_a_limited_timeline_keeps_the_last_jobs() -> None:
                 executor.submit(sleep, 1)
 
     timeline = timeline_of(main, limit=3)
-    assert [job.number for job in timeline.snapshot().jobs] == [98, 99, 100]
+    assert [job.number for job in timeline._snapshot().jobs] == [98, 99, 100]
     assert str(timeline).splitlines()[-2] == "1 slot, 3 jobs in 3 s: 3 succeeded"
     assert re.findall(r"\[(\d+)=*\]", str(timeline)) == ["98", "99", "100"]
 

@@ -171,7 +171,7 @@ class Timeline:
         self._dropped = self._dropped or len(self._ended) == self._ended.maxlen
         self._ended.append(job)
 
-    def snapshot(self) -> Snapshot:
+    def _snapshot(self) -> Snapshot:
         """Everything that's kept, as it is now."""
         jobs = sorted([*self._ended, *self._open.values()], key=lambda job: job.number)
         # The waits of those that are left may go back far before what is left of the runs.
@@ -188,7 +188,7 @@ class Timeline:
         """
         from ._svg import draw
 
-        Path(path).write_text(draw(self.snapshot()), encoding="utf-8")
+        Path(path).write_text(draw(self._snapshot()), encoding="utf-8")
 
     def save_trace(self, path: str | os.PathLike[str]) -> None:
         """Write a trace for Perfetto or ``chrome://tracing``: Chrome's trace-event JSON.
@@ -198,10 +198,10 @@ class Timeline:
         """
         from ._trace import events
 
-        Path(path).write_text(events(self.snapshot()), encoding="utf-8")
+        Path(path).write_text(events(self._snapshot()), encoding="utf-8")
 
     def __str__(self) -> str:
-        picture = self.snapshot()
+        picture = self._snapshot()
         lines = [
             label + "".join(c for c, _ in cells) for label, cells in rows(picture, 80, ".:-=#")
         ]
@@ -210,7 +210,7 @@ class Timeline:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
         from rich.text import Text
 
-        picture = self.snapshot()
+        picture = self._snapshot()
         ramp = ".:-=#" if options.ascii_only else "▁▂▃▄▅▆▇█"
         coloured = console.color_system is not None and not console.no_color
         plain = {} if not coloured or options.ascii_only else str.maketrans("[=]", "  ▕")
