@@ -106,6 +106,103 @@ async def test_a_child_goes_ahead_of_lower_work() -> None:
     assert order[-1] == "low 2"
 
 
+# Being cancelled.
+
+
+async def go_round(number: int) -> None:
+    await ticks(number % 3)
+
+
+async def produce(executor: Executor) -> None:
+    for number in itertools.count():
+        await executor.enqueue(go_round, number)
+
+
+async def produce_for_a_full_lane(executor: Executor) -> None:
+    lane = executor.lane(max_pending=1)
+    for number in itertools.count():
+        await lane.enqueue(go_round, number)
+
+
+async def consume(executor: Executor) -> None:
+    async for _ in executor.map(go_round, itertools.count()):
+        pass
+
+
+async def consume_as_they_come(executor: Executor) -> None:
+    async for _ in executor.map(go_round, itertools.count(), ordered=False):
+        pass
+
+
+async def consume_a_list(executor: Executor) -> None:
+    await executor.map(go_round, itertools.count())
+
+
+async def submit_and_await(executor: Executor) -> None:
+    while True:
+        await gather(*[executor.submit(go_round, number) for number in range(4)])
+
+
+async def submit_in_a_child_task(executor: Executor) -> None:
+    async with anyio.create_task_group() as group:
+        group.start_soon(submit_and_await, executor)
+        group.start_soon(submit_and_await, executor)
+
+
+USERS = [
+    produce,
+    produce_for_a_full_lane,
+    consume,
+    consume_as_they_come,
+    consume_a_list,
+    submit_and_await,
+    submit_in_a_child_task,
+]
+
+
+@pytest.mark.parametrize("use", USERS)
+async def test_a_busy_block_that_is_cancelled_ends_cancelled(use: Any) -> None:
+    """At whatever tick a scope around a block is cancelled, nothing but the cancellation comes out.
+
+    Not what it did to the jobs or the executor, though the body may meet that first.
+    """
+
+    async def run(scope: anyio.CancelScope, slots: int) -> None:
+        with scope:
+            async with Executor(slots) as executor:
+                await use(executor)
+
+    for delay in range(9):
+        for slots in (1, 2):
+            scope = anyio.CancelScope()
+            async with anyio.create_task_group() as group:
+                group.start_soon(run, scope, slots)
+                await ticks(delay)
+                scope.cancel()
+            assert scope.cancelled_caught
+
+
+@pytest.mark.parametrize("use", [use for use in USERS if "submit" not in use.__name__])
+async def test_a_task_beside_a_block_that_is_cancelled_with_it_ends_cancelled(use: Any) -> None:
+    """A producer or a consumer that's cancelled in one scope with its executor doesn't fail."""
+
+    async def run(ready: anyio.Event) -> None:
+        async with executor:
+            ready.set()
+            await anyio.sleep_forever()
+
+    for delay in range(9):
+        for slots in (1, 2):
+            executor = Executor(slots)
+            async with anyio.create_task_group() as group:
+                ready = anyio.Event()
+                group.start_soon(run, ready)
+                await ready.wait()
+                group.start_soon(use, executor)
+                await ticks(delay)
+                group.cancel_scope.cancel()
+
+
 # Every future settles.
 
 

@@ -12,12 +12,13 @@ from types import TracebackType
 from typing import Any, Literal, Self, final
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from ._arguments import check_count, check_name, check_priority, check_rates, check_seconds
 from ._backend import Backend, current_backend, remind
-from ._errors import JobCancelled, QueueTimeout
+from ._errors import ExecutorClosed, JobCancelled, QueueTimeout
 from ._future import FAILED, QUEUED, Failure, Future, lending_in
 from ._lane import Gate, Lane, LendingPlace, seconds_or_none
 from ._lending import entered
@@ -27,7 +28,7 @@ from ._results import Results
 from ._schedule import Schedule
 from ._statistics import Statistics
 from ._unseen import POLICIES, log_unseen
-from ._worker import Worker
+from ._worker import CANCELLED_FROM_OUTSIDE, Worker
 
 
 class State(enum.Enum):
@@ -248,6 +249,11 @@ class Executor(Lane):
         cancels = self._backend.native_cancels() or no_cancels
         cancels_before = cancels() if self._reason is None else self._cancels_at_enter
         try:
+            if self._met_own_cancellation(error):
+                try:
+                    await anyio.lowlevel.checkpoint_if_cancelled()
+                except self._backend.cancelled as caught:
+                    error = caught
             if error is None:
                 try:
                     self._schedule.end()
@@ -297,6 +303,18 @@ class Executor(Lane):
         except BaseException as rest:
             error = rest
         return error
+
+    def _met_own_cancellation(self, error: BaseException | None) -> bool:
+        """Whether the body was just told of its cancellation by what that has done to the jobs.
+
+        A worker may have met it before the body came to a checkpoint.
+        """
+        kinds = (ExecutorClosed, JobCancelled, self._backend.cancelled)
+        if self._reason != CANCELLED_FROM_OUTSIDE or error is None:
+            return False
+        if isinstance(error, BaseExceptionGroup):
+            return error.split(kinds)[1] is None
+        return isinstance(error, kinds)
 
     def _outcome(self, error: BaseException | None) -> BaseException | None:
         """What the block raises when ``error`` is what its body or its end came to."""

@@ -22,7 +22,7 @@ import anyio
 import anyio.lowlevel
 
 from ._errors import ExecutorClosed
-from ._future import Future, Signal
+from ._future import SUCCEEDED, Future, Signal
 
 if TYPE_CHECKING:
     from ._lane import Lane
@@ -104,7 +104,8 @@ class Results(Generic[T]):
             raise
 
     async def __aenter__(self) -> Self:
-        self._start()
+        if not self._started:
+            await self._start()
         return self
 
     async def __aexit__(
@@ -145,7 +146,8 @@ class Results(Generic[T]):
 
     async def _list(self) -> list[T]:
         takes_itself = self._arguments is not None and not self._started
-        self._start(by_task=not takes_itself)
+        if not self._started:
+            await self._start(by_task=not takes_itself)
         results: list[T] = []
         try:
             futures = self._futures
@@ -154,7 +156,8 @@ class Results(Generic[T]):
                     self._context.run(self._take_at_once)
                 if not await self._ready():
                     return results
-                while futures and futures[0].done():
+                results.append(self._give())
+                while futures and futures[0]._status is SUCCEEDED:
                     results.append(self._give())
         except BaseException:
             if takes_itself:
@@ -172,7 +175,8 @@ class Results(Generic[T]):
 
     async def _ready(self) -> bool:
         """Wait until there's a result to give; if there's none left, False or the inputs' error."""
-        self._start()
+        if not self._started:
+            await self._start()
         # What's there to give is bounded, so a loop that takes it all lets others run soon.
         while not (self._futures and self._futures[0].done()):
             if self._futures:
@@ -180,6 +184,7 @@ class Results(Generic[T]):
             elif self._unfinished or not self._fed:
                 await self._wait_for_news()
             elif self._error is not None:
+                await anyio.lowlevel.checkpoint_if_cancelled()
                 error, self._error = self._error, None
                 try:
                     raise error
@@ -187,6 +192,9 @@ class Results(Generic[T]):
                     del error
             else:
                 return False
+        if self._futures[0].cancelled():
+            # Perhaps by what cancels this task, too: that comes first.
+            await anyio.lowlevel.checkpoint_if_cancelled()
         return True
 
     async def _wait_for_news(self) -> None:
@@ -216,10 +224,10 @@ class Results(Generic[T]):
 
     # Taking inputs.
 
-    def _start(self, *, by_task: bool = True) -> None:
-        if self._started:
-            return
+    async def _start(self, *, by_task: bool = True) -> None:
         if get_ident() != self._lane._gate.thread:
+            # If it's closed since it was cancelled, together with whoever asks for results.
+            await anyio.lowlevel.checkpoint_if_cancelled()
             self._lane._check_gate()
         self._started = True
         if by_task:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 ENDED = object()
 """What a worker's stepping yields when a job has ended."""
 
+CANCELLED_FROM_OUTSIDE = "the executor was cancelled"
+"""Why jobs are cancelled whose executor is in a cancelled scope."""
+
 
 class Worker:
     """One task that runs jobs.
@@ -380,7 +383,7 @@ class Worker:
                     future.exception()  # the block raises it
         if cancelled:
             if current_effective_deadline() == -math.inf:
-                executor._abort("the executor was cancelled")
+                executor._abort(CANCELLED_FROM_OUTSIDE)
                 return False
             if is_over(executor._host):
                 # The executor was never left, and the event loop cancels what is left over.
