@@ -611,3 +611,44 @@ async def test_a_loop_over_as_completed_that_is_cancelled_as_a_job_ends_loses_no
         got += [future async for future in loop]
         assert len(got) == len(futures)
         assert set(got) == set(futures)
+
+
+@pytest.mark.parametrize("as_list", [True, False])
+@pytest.mark.parametrize("slots", [1, 10])
+async def test_endless_inputs_without_a_bound_leave_turns_to_other_tasks(
+    slots: float, as_list: bool
+) -> None:
+    """A `map` that may take all of an endless source at once can be cancelled while it does."""
+    taken = 0
+
+    def source() -> Iterator[int]:
+        nonlocal taken
+        while taken < 20_000:  # or the test would never end
+            taken += 1
+            yield taken
+
+    async def run() -> None:
+        async with Executor(slots) as executor:
+            results = executor.map(give, source(), buffer=math.inf)
+            if as_list:
+                await results
+            else:
+                async for _ in results:
+                    pass
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(run)
+        await ticks(4)
+        group.cancel_scope.cancel()
+    assert 0 < taken < 6_000
+
+
+async def test_a_failure_ends_a_list_whose_inputs_would_never_end() -> None:
+    """Awaited as a list, a `map` without a bound raises its first error while it takes inputs."""
+
+    async def fails(number: int) -> None:
+        raise Boom(number)
+
+    async with Executor(1, on_error="log") as executor:
+        with pytest.raises(Boom):
+            await executor.map(fails, itertools.count(), buffer=math.inf)

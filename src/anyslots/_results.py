@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 AnyIterable: TypeAlias = Iterable[T] | AsyncIterable[T]
 
+TAKEN_AT_ONCE = 1000
+"""How many inputs are taken before other tasks have a turn, if the buffer has room for more."""
+
 
 @final
 class Results(Generic[T]):
@@ -152,8 +155,10 @@ class Results(Generic[T]):
         try:
             futures = self._futures
             while True:
-                if takes_itself:
-                    self._context.run(self._take_at_once)
+                while takes_itself and self._context.run(self._take_at_once):
+                    await self._lane._executor._backend.checkpoint()
+                    if futures[0].done():
+                        break
                 if not await self._ready():
                     return results
                 results.append(self._give())
@@ -236,11 +241,15 @@ class Results(Generic[T]):
             executor._feeders.add(self)
             self._context.run(executor._task_group.start_soon, self._feed)
 
-    def _take_at_once(self) -> None:
-        """Submit the next inputs, as long as there's room for their results."""
+    def _take_at_once(self) -> bool:
+        """Submit the next inputs, as long as there's room for their results.
+
+        But only so many at once; whether to let others run now, and then go on.
+        """
         submit, fn, bound = self._lane.submit, self._fn, self._bound()
+        enough = min(bound, self._taken + TAKEN_AT_ONCE)
         try:
-            while self._arguments is not None and self._taken < bound:
+            while self._arguments is not None and self._taken < enough:
                 args = next(self._arguments, None)
                 if args is None:
                     self._end_inputs()
@@ -250,6 +259,7 @@ class Results(Generic[T]):
         except Exception as exc:
             self._error = exc
             self._end_inputs()
+        return self._arguments is not None and self._taken < bound
 
     def _end_inputs(self) -> None:
         self._arguments = None
@@ -269,7 +279,8 @@ class Results(Generic[T]):
         try:
             with self._feeding:
                 while self._arguments is not None:
-                    self._take_at_once()
+                    if self._take_at_once():
+                        await anyio.lowlevel.checkpoint()
                     await self._wait_for_room()
                 while not self._fed and (args := await self._take()) is not None:
                     self._taken += 1
