@@ -27,6 +27,7 @@ from anyslots import (
     as_completed,
     gather,
 )
+from anyslots._future import Signal
 
 pytestmark = pytest.mark.anyio
 virtual = pytest.mark.parametrize("backend", VIRTUAL_BACKENDS)
@@ -435,6 +436,34 @@ async def test_as_completed_keeps_no_future_that_it_gave_out(no_collector: None)
             await ticks(3)
             assert given[-1]() is None
         assert len(given) == 10
+
+
+@pytest.mark.parametrize("kind", ["as_completed", "map"])
+async def test_waits_for_results_that_were_given_up_do_not_pile_up(kind: str) -> None:
+    """Who asks for the next result again and again, in vain, leaves nothing behind each time."""
+
+    def waits() -> int:
+        return sum(type(each) is Signal for each in gc.get_objects())
+
+    release = anyio.Event()
+    async with Executor(1) as executor:
+        results: Any = (
+            as_completed([executor.submit(release.wait)])
+            if kind == "as_completed"
+            else executor.map(lambda _: release.wait(), [1], ordered=False)
+        )
+        await all_blocked()
+        gc.collect()
+        before = waits()
+        for _ in range(50):
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await anext(results)
+            assert scope.cancelled_caught
+        gc.collect()
+        assert waits() <= before + 1
+        release.set()
+        assert len([result async for result in results]) == 1
 
 
 def sizes(*things: object) -> dict[str, int]:

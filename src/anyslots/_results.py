@@ -87,7 +87,7 @@ class Results(Generic[T]):
         self._fed = self._closed = False
         self._error: Exception | None = None
         # What the consumer waits for beside a future, and what the feeding task waits for.
-        self._news: list[Signal] = []
+        self._news: dict[Signal, None] = {}
         self._room: anyio.Event | None = None
 
     def __await__(self) -> Generator[Any, Any, list[T]]:
@@ -204,11 +204,14 @@ class Results(Generic[T]):
 
     async def _wait_for_news(self) -> None:
         signal = Signal([self._lane._schedule])
-        self._news.append(signal)
-        await signal.wait()
+        self._news[signal] = None
+        try:
+            await signal.wait()
+        finally:
+            self._news.pop(signal, None)
 
     def _tell(self) -> None:
-        news, self._news = self._news, []
+        news, self._news = self._news, {}
         for signal in news:
             signal.set()
 
