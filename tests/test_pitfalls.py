@@ -438,6 +438,21 @@ async def test_as_completed_keeps_no_future_that_it_gave_out(no_collector: None)
         assert len(given) == 10
 
 
+async def test_cancelled_jobs_with_a_time_limit_do_not_pile_up_in_the_queue() -> None:
+    """Behind a job that stays queued, cancelled ones are forgotten long before their time is up."""
+    futures: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
+    async with Executor(1, queue_timeout=3600) as executor:
+        executor.pause()
+        executor.submit(give)
+        for _ in range(2000):
+            future = executor.submit(give)
+            futures.add(future)
+            future.cancel()
+        del future
+        assert len(futures) < 100
+        executor.resume()
+
+
 @pytest.mark.parametrize("kind", ["as_completed", "map"])
 async def test_waits_for_results_that_were_given_up_do_not_pile_up(kind: str) -> None:
     """Who asks for the next result again and again, in vain, leaves nothing behind each time."""

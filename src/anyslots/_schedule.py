@@ -563,6 +563,8 @@ class Schedule:
             line.queue = deque(future for future in line.queue if future._status is QUEUED)
         if len(line.applicants) > 2 * line.applying + 32:
             line.applicants = deque(a for a in line.applicants if a.future._status is QUEUED)
+        if len(line.expiries) > 2 * (line.waiting + line.granted) + 32:
+            line.expiries = deque(e for e in line.expiries if e[1]._status is QUEUED)
         self._watch_expiries(line)
         self._compete(line)
         self._offer()
