@@ -6,6 +6,7 @@ import gc
 import itertools
 import math
 import random
+import time
 import traceback
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sized
@@ -27,7 +28,9 @@ from anyslots import (
     as_completed,
     gather,
 )
-from anyslots._future import Signal
+from anyslots._future import QUEUED, Signal
+from anyslots._line import Returner
+from anyslots._schedule import Schedule
 
 pytestmark = pytest.mark.anyio
 virtual = pytest.mark.parametrize("backend", VIRTUAL_BACKENDS)
@@ -83,6 +86,40 @@ async def test_jobs_start_in_order_across_cancellations_and_resizes(seed: int) -
                     await ticks(choice.randrange(4))
     assert began == sorted(began)
     assert len(began) > 50
+
+
+class Told:
+    def wake(self) -> None:
+        pass
+
+
+def seconds_per_lender(count: int) -> float:
+    """Have ``count`` jobs lend their slot, want it back, and get it, one after the other."""
+    schedule = Schedule(1, lambda: None, lambda time: None, lambda: 0.0)
+    line = schedule.line
+    future: Any = Future.__new__(Future)
+    future._callbacks = future._worker = None
+    for _ in range(count):
+        future._status, future._fn, future._value = QUEUED, "job", None
+        schedule.submit(line, future)
+        assert schedule.redeem() is line
+        schedule.start(line)
+        schedule.lend(line)
+    begin = time.perf_counter()
+    for _ in range(count):
+        schedule.reclaim(Returner(line, Told()))
+    for left in reversed(range(count)):
+        schedule.succeed(line, future)
+        assert schedule.pass_on(line) is None
+        assert schedule.held == min(left, 1)
+    return (time.perf_counter() - begin) / count
+
+
+@pytest.mark.real_time
+def test_a_free_slot_for_one_of_many_lenders_costs_no_more_than_for_one_of_few() -> None:
+    """Of thousands who want their slot back, each that gets it costs a constant number of steps."""
+    few = min(seconds_per_lender(1_000) for _ in range(3))
+    assert seconds_per_lender(30_000) < 4 * few
 
 
 async def test_a_child_goes_ahead_of_lower_work() -> None:
