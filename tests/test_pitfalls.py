@@ -88,6 +88,34 @@ async def test_jobs_start_in_order_across_cancellations_and_resizes(seed: int) -
     assert len(began) > 50
 
 
+async def test_many_who_wait_for_the_same_end_are_all_told(monkeypatch: Any) -> None:
+    """Many wait in `join`, half of them give up; the others return at the end.
+
+    To see that none of them is a job's task, nobody has to list all tasks.
+    """
+    release = anyio.Event()
+    joined: list[int] = []
+    scopes = [anyio.CancelScope() for _ in range(100)]
+
+    async def join(number: int) -> None:
+        with scopes[number]:
+            await executor.join()
+            joined.append(number)
+
+    monkeypatch.setattr(anyio, "get_running_tasks", None)
+    async with Executor(1) as executor, anyio.create_task_group() as group:
+        executor.submit(release.wait)
+        for number in range(len(scopes)):
+            group.start_soon(join, number)
+        await ticks(20)
+        for scope in scopes[::2]:
+            scope.cancel()
+        await ticks(20)
+        assert joined == []
+        release.set()
+    assert sorted(joined) == list(range(1, len(scopes), 2))
+
+
 class Told:
     def wake(self) -> None:
         pass

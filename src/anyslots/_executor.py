@@ -422,8 +422,11 @@ class Executor(Lane):
 
     def _jobs_of_tasks(self) -> Callable[[object], Future[Any] | None]:
         """How to tell the job that a task is part of."""
+        jobs: dict[int, Future[Any] | None]
         jobs = {id(task): worker.future for worker in self._workers for task in worker.tasks}
         jobs |= {id(feeder._feeder): feeder._job for feeder in self._feeders if feeder._job}
+        # The host is the eldest: no job of this executor has started it.
+        jobs[id(self._host)] = None
         lineage = self._backend.lineages()
         return lambda task: next((jobs[each] for each in lineage(task) if each in jobs), None)
 
