@@ -309,12 +309,12 @@ class Executor(Lane):
 
         A worker may have met it before the body came to a checkpoint.
         """
-        kinds = (ExecutorClosed, JobCancelled, self._backend.cancelled)
-        if self._reason != CANCELLED_FROM_OUTSIDE or error is None:
+        if self._reason != CANCELLED_FROM_OUTSIDE:
             return False
+        told = (ExecutorClosed, JobCancelled)
         if isinstance(error, BaseExceptionGroup):
-            return error.split(kinds)[1] is None
-        return isinstance(error, kinds)
+            return error.split((*told, self._backend.cancelled))[1] is None
+        return isinstance(error, told)
 
     def _outcome(self, error: BaseException | None) -> BaseException | None:
         """What the block raises when ``error`` is what its body or its end came to."""
