@@ -761,3 +761,25 @@ async def test_a_failure_ends_a_list_whose_inputs_would_never_end() -> None:
     async with Executor(1, on_error="log") as executor:
         with pytest.raises(Boom):
             await executor.map(fails, itertools.count(), buffer=math.inf)
+
+
+async def test_a_loop_over_thousands_of_results_leaves_turns_to_other_tasks() -> None:
+    """Without a bound there may be many results to give: who takes them all isn't alone."""
+    turn = anyio.Event()
+
+    async def other() -> None:
+        turn.set()
+
+    async with (
+        Executor(1) as executor,
+        anyio.create_task_group() as group,
+        executor.map(give, range(4000), buffer=math.inf) as results,
+    ):
+        while executor.statistics().succeeded < 4000:
+            await checkpoint()
+        group.start_soon(other)
+        taken = 0
+        while not turn.is_set():
+            await anext(results)
+            taken += 1
+    assert 0 < taken <= 3000

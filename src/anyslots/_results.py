@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 AnyIterable: TypeAlias = Iterable[T] | AsyncIterable[T]
 
-TAKEN_AT_ONCE = 1000
-"""How many inputs are taken before other tasks have a turn, if the buffer has room for more."""
+AT_ONCE = 1000
+"""How many inputs are taken, or results given out, before other tasks have a turn in any case."""
 
 
 @final
@@ -72,6 +72,8 @@ class Results(Generic[T]):
         self._futures: deque[Future[T]] = deque()
         self._unfinished: dict[Future[T], None] = {}
         self._taken = 0
+        # How often a result was asked for since others had a turn for sure.
+        self._in_a_row = 0
         # The inputs, if neither they nor the lane ever make anybody wait. Whoever awaits the list
         # takes them then; who takes one result after the other needs a task to do it meanwhile.
         self._arguments: Iterator[tuple[Any, ...]] | None = None
@@ -182,7 +184,11 @@ class Results(Generic[T]):
         """Wait until there's a result to give; if there's none left, False or the inputs' error."""
         if not self._started:
             await self._start()
-        # What's there to give is bounded, so a loop that takes it all lets others run soon.
+        # A loop that takes all that's there to give lets others run now and then.
+        self._in_a_row += 1
+        if self._in_a_row == AT_ONCE:
+            self._in_a_row = 0
+            await anyio.lowlevel.checkpoint()
         while not (self._futures and self._futures[0].done()):
             if self._futures:
                 await self._futures[0].wait()
@@ -250,7 +256,7 @@ class Results(Generic[T]):
         But only so many at once; whether to let others run now, and then go on.
         """
         submit, fn, bound = self._lane.submit, self._fn, self._bound()
-        enough = min(bound, self._taken + TAKEN_AT_ONCE)
+        enough = min(bound, self._taken + AT_ONCE)
         try:
             while self._arguments is not None and self._taken < enough:
                 args = next(self._arguments, None)
