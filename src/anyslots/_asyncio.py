@@ -30,14 +30,21 @@ class AsyncioBackend:
         return self._loop.is_running()
 
     def lineages(self) -> Callable[[object], Iterator[int]]:
+        # All tasks are listed only if it's needed: who asks is mostly started by the host.
         parents: dict[int, int | None] = {}
+        listed = False
+        if asyncio.current_task(self._loop) is not None:
+            asking = anyio.get_current_task()
+            parents[asking.id] = asking.parent_id
 
         def lineage(task: object) -> Iterator[int]:
+            nonlocal listed
             number = None if task is None else id(task)
             while number is not None:
                 yield number
-                if not parents:
+                if number not in parents and not listed:
                     parents.update((info.id, info.parent_id) for info in anyio.get_running_tasks())
+                    listed = True
                 number = parents.get(number)
 
         return lineage

@@ -95,7 +95,7 @@ class as_completed(Generic[T]):
     def __init__(self, futures: Iterable[Future[T]]) -> None:
         self._done: deque[Future[T]] = deque()
         self._pending: dict[Future[T], None] = {}
-        self._waiting: list[Signal] = []
+        self._waiting: dict[Signal, None] = {}
         those = check_futures("as_completed", futures)
         self._schedules = schedules_of(those)
         for future in those:
@@ -115,14 +115,17 @@ class as_completed(Generic[T]):
             if not self._pending:
                 raise StopAsyncIteration
             signal = Signal(self._schedules)
-            self._waiting.append(signal)
-            await signal.wait()
+            self._waiting[signal] = None
+            try:
+                await signal.wait()
+            finally:
+                self._waiting.pop(signal, None)
         return self._done.popleft()
 
     def _finished(self, future: Future[T]) -> None:
         del self._pending[future]
         self._done.append(future)
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting = self._waiting, {}
         for signal in waiting:
             signal.set()
 

@@ -13,10 +13,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, final
 
 import anyio
+import anyio.lowlevel
 
 from ._arguments import check_count, check_name, check_priority, check_rates, check_seconds
 from ._backend import current_backend
-from ._errors import JobCancelled, QueueTimeout
+from ._errors import ExecutorClosed, JobCancelled, QueueTimeout
 from ._future import FAILED, QUEUED, Failure, Future, lending_in
 from ._inbox import Inbox
 from ._lane import Gate, Lane, LendingPlace, seconds_or_none
@@ -28,7 +29,7 @@ from ._schedule import Schedule
 from ._statistics import Statistics
 from ._unseen import POLICIES, log_unseen
 from ._watching import WatchedSchedule, check_instruments
-from ._worker import Worker
+from ._worker import CANCELLED_FROM_OUTSIDE, Worker
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -269,6 +270,11 @@ class Executor(Lane):
         cancels = self._backend.native_cancels() or no_cancels
         cancels_before = cancels() if self._reason is None else self._cancels_at_enter
         try:
+            if self._met_own_cancellation(error):
+                try:
+                    await anyio.lowlevel.checkpoint_if_cancelled()
+                except self._backend.cancelled as caught:
+                    error = caught
             if error is None:
                 try:
                     self._schedule.end()
@@ -321,6 +327,18 @@ class Executor(Lane):
         except BaseException as rest:
             error = rest
         return error
+
+    def _met_own_cancellation(self, error: BaseException | None) -> bool:
+        """Whether the body was just told of its cancellation by what that has done to the jobs.
+
+        A worker may have met it before the body came to a checkpoint.
+        """
+        if self._reason != CANCELLED_FROM_OUTSIDE:
+            return False
+        told = (ExecutorClosed, JobCancelled)
+        if isinstance(error, BaseExceptionGroup):
+            return error.split((*told, self._backend.cancelled))[1] is None
+        return isinstance(error, told)
 
     def _outcome(self, error: BaseException | None) -> BaseException | None:
         """What the block raises when ``error`` is what its body or its end came to."""
@@ -430,8 +448,11 @@ class Executor(Lane):
 
     def _jobs_of_tasks(self) -> Callable[[object], Future[Any] | None]:
         """How to tell the job that a task is part of."""
+        jobs: dict[int, Future[Any] | None]
         jobs = {id(task): worker.future for worker in self._workers for task in worker.tasks}
         jobs |= {id(feeder._feeder): feeder._job for feeder in self._feeders if feeder._job}
+        # The host is the eldest: no job of this executor has started it.
+        jobs[id(self._host)] = None
         lineage = self._backend.lineages()
         return lambda task: next((jobs[each] for each in lineage(task) if each in jobs), None)
 

@@ -135,6 +135,9 @@ class Lane:
                 await executor.enqueue(fetch, url)
         """
         if get_ident() != self._gate.thread:
+            self._executor._check_loop("submit to")
+            # If it's closed since it was cancelled, together with whoever submits.
+            await anyio.lowlevel.checkpoint_if_cancelled()
             self._check_gate()
         if not callable(fn):
             raise TypeError(f"fn must be callable, not {fn!r}; enqueue(fn, *args)")
@@ -155,6 +158,7 @@ class Lane:
                 self._schedule.withdraw(self._line, application)
             raise
         if not application.granted:
+            await anyio.lowlevel.checkpoint_if_cancelled()
             raise ExecutorClosed(f"{self!r} was closed before there was room for the job")
         self._schedule.tell()
         return future

@@ -21,13 +21,16 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar, final
 import anyio
 
 from ._errors import ExecutorClosed
-from ._future import Future, Signal
+from ._future import SUCCEEDED, Future, Signal
 
 if TYPE_CHECKING:
     from ._lane import Lane
 
 T = TypeVar("T")
 AnyIterable: TypeAlias = Iterable[T] | AsyncIterable[T]
+
+AT_ONCE = 1000
+"""How many inputs are taken, or results given out, before other tasks have a turn in any case."""
 
 
 @final
@@ -68,6 +71,8 @@ class Results(Generic[T]):
         self._futures: deque[Future[T]] = deque()
         self._unfinished: dict[Future[T], None] = {}
         self._taken = 0
+        # How often a result was asked for since others had a turn for sure.
+        self._in_a_row = 0
         # The inputs, if neither they nor the lane ever make anybody wait. Whoever awaits the list
         # takes them then; who takes one result after the other needs a task to do it meanwhile.
         self._arguments: Iterator[tuple[Any, ...]] | None = None
@@ -83,7 +88,7 @@ class Results(Generic[T]):
         self._fed = self._closed = False
         self._error: Exception | None = None
         # What the consumer waits for beside a future, and what the feeding task waits for.
-        self._news: list[Signal] = []
+        self._news: dict[Signal, None] = {}
         self._room: anyio.Event | None = None
 
     def __await__(self) -> Generator[Any, Any, list[T]]:
@@ -103,7 +108,8 @@ class Results(Generic[T]):
             raise
 
     async def __aenter__(self) -> Self:
-        self._start()
+        if not self._started:
+            await self._start()
         return self
 
     async def __aexit__(
@@ -144,16 +150,20 @@ class Results(Generic[T]):
 
     async def _list(self) -> list[T]:
         takes_itself = self._arguments is not None and not self._started
-        self._start(by_task=not takes_itself)
+        if not self._started:
+            await self._start(by_task=not takes_itself)
         results: list[T] = []
         try:
             futures = self._futures
             while True:
-                if takes_itself:
-                    self._context.run(self._take_at_once)
+                while takes_itself and self._context.run(self._take_at_once):
+                    await self._lane._executor._backend.checkpoint()
+                    if futures[0].done():
+                        break
                 if not await self._ready():
                     return results
-                while futures and futures[0].done():
+                results.append(self._give())
+                while futures and futures[0]._status is SUCCEEDED:
                     results.append(self._give())
         except BaseException:
             if takes_itself:
@@ -171,14 +181,20 @@ class Results(Generic[T]):
 
     async def _ready(self) -> bool:
         """Wait until there's a result to give; if there's none left, False or the inputs' error."""
-        self._start()
-        # What's there to give is bounded, so a loop that takes it all lets others run soon.
+        if not self._started:
+            await self._start()
+        # A loop that takes all that's there to give lets others run now and then.
+        self._in_a_row += 1
+        if self._in_a_row == AT_ONCE:
+            self._in_a_row = 0
+            await anyio.lowlevel.checkpoint()
         while not (self._futures and self._futures[0].done()):
             if self._futures:
                 await self._futures[0].wait()
             elif self._unfinished or not self._fed:
                 await self._wait_for_news()
             elif self._error is not None:
+                await anyio.lowlevel.checkpoint_if_cancelled()
                 error, self._error = self._error, None
                 try:
                     raise error
@@ -186,15 +202,21 @@ class Results(Generic[T]):
                     del error
             else:
                 return False
+        if self._futures[0].cancelled():
+            # Perhaps by what cancels this task, too: that comes first.
+            await anyio.lowlevel.checkpoint_if_cancelled()
         return True
 
     async def _wait_for_news(self) -> None:
         signal = Signal([self._lane._schedule])
-        self._news.append(signal)
-        await signal.wait()
+        self._news[signal] = None
+        try:
+            await signal.wait()
+        finally:
+            self._news.pop(signal, None)
 
     def _tell(self) -> None:
-        news, self._news = self._news, []
+        news, self._news = self._news, {}
         for signal in news:
             signal.set()
 
@@ -215,10 +237,10 @@ class Results(Generic[T]):
 
     # Taking inputs.
 
-    def _start(self, *, by_task: bool = True) -> None:
-        if self._started:
-            return
+    async def _start(self, *, by_task: bool = True) -> None:
         if get_ident() != self._lane._gate.thread:
+            # If it's closed since it was cancelled, together with whoever asks for results.
+            await anyio.lowlevel.checkpoint_if_cancelled()
             self._lane._check_gate()
         self._started = True
         if by_task:
@@ -227,11 +249,15 @@ class Results(Generic[T]):
             executor._feeders.add(self)
             self._context.run(executor._task_group.start_soon, self._feed)
 
-    def _take_at_once(self) -> None:
-        """Submit the next inputs, as long as there's room for their results."""
+    def _take_at_once(self) -> bool:
+        """Submit the next inputs, as long as there's room for their results.
+
+        But only so many at once; whether to let others run now, and then go on.
+        """
         submit, fn, bound = self._lane.submit, self._fn, self._bound()
+        enough = min(bound, self._taken + AT_ONCE)
         try:
-            while self._arguments is not None and self._taken < bound:
+            while self._arguments is not None and self._taken < enough:
                 args = next(self._arguments, None)
                 if args is None:
                     self._end_inputs()
@@ -241,6 +267,7 @@ class Results(Generic[T]):
         except Exception as exc:
             self._error = exc
             self._end_inputs()
+        return self._arguments is not None and self._taken < bound
 
     def _end_inputs(self) -> None:
         self._arguments = None
@@ -260,7 +287,8 @@ class Results(Generic[T]):
         try:
             with self._feeding:
                 while self._arguments is not None:
-                    self._take_at_once()
+                    if self._take_at_once():
+                        await anyio.lowlevel.checkpoint()
                     await self._wait_for_room()
                 while not self._fed and (args := await self._take()) is not None:
                     self._taken += 1

@@ -22,7 +22,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -121,8 +121,9 @@ class Schedule:
         self.idle: Event | None = None
         # The job whose own code runs at this moment, not that of a task that it started.
         self.stepping: Future[Any] | None = None
-        # The lenders that wait for a slot to go on with.
-        self._returning: dict[Returner, None] = {}
+        # The lenders that wait for a slot to go on with. A dict whose first keys were taken out one
+        # by one has a long way to its first one; this has not.
+        self._returning: OrderedDict[Returner, None] = OrderedDict()
         # The lines that were granted a slot, for the workers that were rung for.
         self.grants: deque[Line] = deque()
         # Slots are numbered from 0. The free ones among those made so far:
@@ -511,14 +512,17 @@ class Schedule:
 
     def _welcome_back(self) -> None:
         """Tell the lenders that may go on now, the first to come first."""
-        for returner in list(self._returning) if self.held < self.slots else ():
-            if self.held >= self.slots:
-                break
+        told: list[Returner] = []
+        for returner in self._returning if self.held < self.slots else ():
             if returner.line.held < returner.line.slots:
-                del self._returning[returner]
                 self.bring_back(returner.line)
-                returner.may_go_on = True
-                returner.told.wake()
+                told.append(returner)
+                if self.held >= self.slots:
+                    break
+        for returner in told:
+            del self._returning[returner]
+            returner.may_go_on = True
+            returner.told.wake()
 
     def _grant(self, line: Line) -> None:
         line.waiting -= 1
@@ -566,6 +570,8 @@ class Schedule:
             line.queue = deque(future for future in line.queue if future._status is QUEUED)
         if len(line.applicants) > 2 * line.applying + 32:
             line.applicants = deque(a for a in line.applicants if a.future._status is QUEUED)
+        if len(line.expiries) > 2 * (line.waiting + line.granted) + 32:
+            line.expiries = deque(e for e in line.expiries if e[1]._status is QUEUED)
         self._watch_expiries(line)
         self._compete(line)
         self._offer()

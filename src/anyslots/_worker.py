@@ -31,6 +31,9 @@ OWN_FILES = (__file__, _watching.__file__)
 ENDED = object()
 """What a worker's stepping yields when a job has ended."""
 
+CANCELLED_FROM_OUTSIDE = "the executor was cancelled"
+"""Why jobs are cancelled whose executor is in a cancelled scope."""
+
 
 class Worker:
     """One task that runs jobs.
@@ -385,7 +388,7 @@ class Worker:
                     future.exception()  # the block raises it
         if cancelled:
             if anyio.current_effective_deadline() == -math.inf:
-                executor._abort("the executor was cancelled")
+                executor._abort(CANCELLED_FROM_OUTSIDE)
                 return False
             if executor._backend.is_over(executor._host):
                 # The executor was never left, and the event loop cancels what is left over.

@@ -1,0 +1,785 @@
+"""What broke in comparable systems, and no other test looks at; docs/pitfalls.md has the list."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import math
+import random
+import time
+import traceback
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sized
+from contextvars import ContextVar
+from typing import Any
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+from virtual_time import VIRTUAL_BACKENDS, run_in_virtual_time
+
+from anyslots import (
+    Executor,
+    ExecutorClosed,
+    Future,
+    JobCancelled,
+    QueueTimeout,
+    Rate,
+    as_completed,
+    gather,
+)
+from anyslots._future import QUEUED, Signal
+from anyslots._line import Returner
+from anyslots._schedule import Schedule
+
+pytestmark = pytest.mark.anyio
+virtual = pytest.mark.parametrize("backend", VIRTUAL_BACKENDS)
+
+
+async def ticks(count: int) -> None:
+    for _ in range(count):
+        await checkpoint()
+
+
+async def all_blocked() -> None:
+    """Wait until every other task waits for something."""
+    await ticks(20)
+    await anyio.wait_all_tasks_blocked()
+
+
+async def give(value: Any = None) -> Any:
+    await checkpoint()
+    return value
+
+
+class Boom(Exception):
+    pass
+
+
+class Stop(Exception):
+    """Leaves a block."""
+
+
+# Slots, order and room.
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_jobs_start_in_order_across_cancellations_and_resizes(seed: int) -> None:
+    """Whatever is cancelled, and however often the slots change, nobody overtakes anybody."""
+    choice = random.Random(seed)
+    began: list[int] = []
+
+    async def job(number: int, steps: int) -> None:
+        began.append(number)
+        await ticks(steps)
+
+    async with Executor(2) as executor:
+        futures: list[Future[None]] = []
+        for _ in range(100):
+            futures.append(executor.submit(job, len(futures), choice.randrange(5)))
+            match choice.randrange(6):
+                case 0:
+                    choice.choice(futures).cancel()
+                case 1 | 2:
+                    executor.slots = choice.choice([1, 2, 3, 5, math.inf])
+                case 3:
+                    await ticks(choice.randrange(4))
+    assert began == sorted(began)
+    assert len(began) > 50
+
+
+async def test_many_who_wait_for_the_same_end_are_all_told(monkeypatch: Any) -> None:
+    """Many wait in `join`, half of them give up; the others return at the end.
+
+    To see that none of them is a job's task, nobody has to list all tasks.
+    """
+    release = anyio.Event()
+    joined: list[int] = []
+    scopes = [anyio.CancelScope() for _ in range(100)]
+
+    async def join(number: int) -> None:
+        with scopes[number]:
+            await executor.join()
+            joined.append(number)
+
+    monkeypatch.setattr(anyio, "get_running_tasks", None)
+    async with Executor(1) as executor, anyio.create_task_group() as group:
+        executor.submit(release.wait)
+        for number in range(len(scopes)):
+            group.start_soon(join, number)
+        await ticks(20)
+        for scope in scopes[::2]:
+            scope.cancel()
+        await ticks(20)
+        assert joined == []
+        release.set()
+    assert sorted(joined) == list(range(1, len(scopes), 2))
+
+
+class Told:
+    def wake(self) -> None:
+        pass
+
+
+def seconds_per_lender(count: int) -> float:
+    """Have ``count`` jobs lend their slot, want it back, and get it, one after the other."""
+    schedule = Schedule(1, lambda: None, lambda time: None, lambda: 0.0)
+    line = schedule.line
+    future: Any = Future.__new__(Future)
+    future._callbacks = future._worker = None
+    for _ in range(count):
+        future._status, future._fn, future._value = QUEUED, "job", None
+        schedule.submit(line, future)
+        assert schedule.redeem() is line
+        schedule.start(line)
+        schedule.lend(line)
+    begin = time.perf_counter()
+    for _ in range(count):
+        schedule.reclaim(Returner(line, Told()))
+    for left in reversed(range(count)):
+        schedule.succeed(line, future)
+        assert schedule.pass_on(line) is None
+        assert schedule.held == min(left, 1)
+    return (time.perf_counter() - begin) / count
+
+
+@pytest.mark.real_time
+def test_a_free_slot_for_one_of_many_lenders_costs_no_more_than_for_one_of_few() -> None:
+    """Of thousands who want their slot back, each that gets it costs a constant number of steps."""
+    few = min(seconds_per_lender(1_000) for _ in range(3))
+    assert seconds_per_lender(30_000) < 4 * few
+
+
+async def test_a_child_goes_ahead_of_lower_work() -> None:
+    """A job's child, in the job's own lane, starts before queued jobs of lower priority."""
+    order: list[str] = []
+
+    async def low(name: str) -> None:
+        order.append(name)
+        await checkpoint()
+
+    async def high() -> None:
+        order.append("parent")
+        await urgent.submit(low, "child")
+        order.append("parent goes on")
+
+    async with Executor(1) as executor:
+        urgent = executor.lane(priority=1)
+        for number in range(3):
+            executor.submit(low, f"low {number}")
+        urgent.submit(high)
+    assert order[order.index("parent") :][:3] == ["parent", "child", "parent goes on"]
+    assert order[-1] == "low 2"
+
+
+# Being cancelled.
+
+
+async def go_round(number: int) -> None:
+    await ticks(number % 3)
+
+
+async def produce(executor: Executor) -> None:
+    for number in itertools.count():
+        await executor.enqueue(go_round, number)
+
+
+async def produce_for_a_full_lane(executor: Executor) -> None:
+    lane = executor.lane(max_pending=1)
+    for number in itertools.count():
+        await lane.enqueue(go_round, number)
+
+
+async def consume(executor: Executor) -> None:
+    async for _ in executor.map(go_round, itertools.count()):
+        pass
+
+
+async def consume_as_they_come(executor: Executor) -> None:
+    async for _ in executor.map(go_round, itertools.count(), ordered=False):
+        pass
+
+
+async def consume_a_list(executor: Executor) -> None:
+    await executor.map(go_round, itertools.count())
+
+
+async def submit_and_await(executor: Executor) -> None:
+    while True:
+        await gather(*[executor.submit(go_round, number) for number in range(4)])
+
+
+async def submit_in_a_child_task(executor: Executor) -> None:
+    async with anyio.create_task_group() as group:
+        group.start_soon(submit_and_await, executor)
+        group.start_soon(submit_and_await, executor)
+
+
+USERS = [
+    produce,
+    produce_for_a_full_lane,
+    consume,
+    consume_as_they_come,
+    consume_a_list,
+    submit_and_await,
+    submit_in_a_child_task,
+]
+
+
+@pytest.mark.parametrize("use", USERS)
+async def test_a_busy_block_that_is_cancelled_ends_cancelled(use: Any) -> None:
+    """At whatever tick a scope around a block is cancelled, nothing but the cancellation comes out.
+
+    Not what it did to the jobs or the executor, though the body may meet that first.
+    """
+
+    async def run(scope: anyio.CancelScope, slots: int) -> None:
+        with scope:
+            async with Executor(slots) as executor:
+                await use(executor)
+
+    for delay in range(9):
+        for slots in (1, 2):
+            scope = anyio.CancelScope()
+            async with anyio.create_task_group() as group:
+                group.start_soon(run, scope, slots)
+                await ticks(delay)
+                scope.cancel()
+            assert scope.cancelled_caught
+
+
+@pytest.mark.parametrize("use", [use for use in USERS if "submit" not in use.__name__])
+async def test_a_task_beside_a_block_that_is_cancelled_with_it_ends_cancelled(use: Any) -> None:
+    """A producer or a consumer that's cancelled in one scope with its executor doesn't fail."""
+
+    async def run(ready: anyio.Event) -> None:
+        async with executor:
+            ready.set()
+            await anyio.sleep_forever()
+
+    for delay in range(9):
+        for slots in (1, 2):
+            executor = Executor(slots)
+            async with anyio.create_task_group() as group:
+                ready = anyio.Event()
+                group.start_soon(run, ready)
+                await ready.wait()
+                group.start_soon(use, executor)
+                await ticks(delay)
+                group.cancel_scope.cancel()
+
+
+# Every future settles.
+
+
+async def cancel_each(host: Host) -> None:
+    for future in host.futures:
+        future.cancel()
+
+
+async def cancel_the_lane(host: Host) -> None:
+    host.lane.cancel()
+
+
+async def cancel_the_executor(host: Host) -> None:
+    host.executor.cancel()
+
+
+async def shut_down(host: Host) -> None:
+    await host.executor.shutdown(grace=0)
+
+
+async def raise_in_the_body(host: Host) -> None:
+    raise Stop
+
+
+async def cancel_the_scope_around(host: Host) -> None:
+    host.scope.cancel()
+    await anyio.sleep_forever()
+
+
+async def fail_a_job(host: Host) -> None:
+    host.answer = Boom
+    host.release.set()
+    await anyio.sleep_forever()
+
+
+async def interrupt_in_a_job(host: Host) -> None:
+    host.answer = KeyboardInterrupt
+    host.release.set()
+    await anyio.sleep_forever()
+
+
+async def let_them_expire(host: Host) -> None:
+    await anyio.sleep(10)
+
+
+class Host:
+    """A task with an executor whose one slot is taken, and jobs that are queued behind."""
+
+    def __init__(self, on_error: Any) -> None:
+        self.executor = Executor(1, on_error=on_error)
+        self.lane = self.executor.lane(queue_timeout=10)
+        self.scope = anyio.CancelScope()
+        self.release = anyio.Event()
+        self.ready = anyio.Event()
+        self.answer: type[BaseException] | None = None
+        self.futures: list[Future[Any]] = []
+        self.ran = 0
+
+    async def first(self) -> None:
+        await self.release.wait()
+        if self.answer is not None:
+            raise self.answer
+
+    async def never(self) -> None:
+        self.ran += 1
+
+    async def run(self, drop: Any) -> None:
+        try:
+            with self.scope:
+                async with self.executor:
+                    self.executor.submit(self.first)
+                    await ticks(5)
+                    self.futures += [self.lane.submit(self.never) for _ in range(3)]
+                    self.ready.set()
+                    await all_blocked()
+                    await drop(self)
+                    self.release.set()
+        except (Stop, ExceptionGroup, KeyboardInterrupt):
+            pass
+
+
+@pytest.mark.parametrize(
+    "drop",
+    [
+        cancel_each,
+        cancel_the_lane,
+        cancel_the_executor,
+        shut_down,
+        raise_in_the_body,
+        cancel_the_scope_around,
+        fail_a_job,
+        interrupt_in_a_job,
+        let_them_expire,
+    ],
+)
+@virtual
+def test_however_queued_jobs_are_dropped_whoever_waits_is_told(backend: str, drop: Any) -> None:
+    """Each way to drop a queued job settles its future, wakes its waiters, and runs none of it."""
+
+    async def main() -> None:
+        host = Host("cancel" if drop is fail_a_job else "log")
+        told: list[type[BaseException]] = []
+
+        async def wait(future: Future[Any]) -> None:
+            try:
+                await future
+            except (JobCancelled, QueueTimeout) as exc:
+                told.append(type(exc))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(host.run, drop)
+            await host.ready.wait()
+            for future in host.futures:
+                group.start_soon(wait, future)
+        assert told == [QueueTimeout if drop is let_them_expire else JobCancelled] * 3
+        assert all(future.done() for future in host.futures)
+        assert host.ran == 0
+
+    run_in_virtual_time(backend, main)
+
+
+# Exceptions.
+
+
+async def test_one_error_met_by_many_jobs_has_in_each_the_same_traceback() -> None:
+    """Jobs that fail with the very exception of another job don't make its traceback longer."""
+
+    async def fails() -> None:
+        await checkpoint()
+        raise Boom
+
+    async def passes_on() -> None:
+        await cause
+
+    async with Executor(2) as executor:
+        cause = executor.submit(fails)
+        futures = [executor.submit(passes_on) for _ in range(50)]
+        lengths = set()
+        for _ in range(2):
+            for future in futures:
+                error = (await gather(future, return_exceptions=True))[0]
+                assert error is cause.exception()
+                future.exception()
+                frames = traceback.extract_tb(error.__traceback__)
+                assert (frames[0].name, frames[-1].name) == ("passes_on", "fails")
+                lengths.add(len(frames))
+        assert len(lengths) == 1
+        cause.exception()
+        assert [frame.name for frame in traceback.extract_tb(error.__traceback__)] == ["fails"]
+
+
+async def test_the_group_of_many_errors_is_as_long_as_they_are_many() -> None:
+    """To print four times as many errors takes four times the text: none contains another."""
+
+    async def fails(number: int) -> None:
+        raise Boom(number)
+
+    lengths = []
+    for count in (20, 80):
+        with pytest.raises(ExceptionGroup) as info:
+            async with Executor(3) as executor:
+                for number in range(count):
+                    executor.submit(fails, number)
+        printed = traceback.TracebackException.from_exception(info.value, max_group_width=count)
+        lengths.append(sum(map(len, printed.format())))
+    assert lengths[1] < 4.2 * lengths[0]
+
+
+@pytest.mark.parametrize("on_error", ["hold", "log"])
+async def test_a_failed_job_raises_the_same_error_before_during_and_after_the_end(
+    on_error: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However far its executor is, a failed job's error is the same; once seen, it's not logged."""
+    error, begun, release = Boom(), anyio.Event(), anyio.Event()
+
+    async def fails() -> None:
+        raise error
+
+    async def unwinds() -> None:
+        begun.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await release.wait()
+
+    async def look() -> None:
+        with pytest.raises(Boom) as info:
+            await future
+        assert info.value is error
+
+    async def during() -> None:
+        await begun.wait()
+        await ticks(5)
+        await look()
+        release.set()
+
+    async with anyio.create_task_group() as group:
+        with pytest.raises(Stop):
+            async with Executor(2, on_error=on_error) as executor:
+                future = executor.submit(fails)
+                await look()
+                executor.submit(unwinds)
+                group.start_soon(during)
+                await begun.wait()
+                raise Stop
+        await look()
+    assert not caplog.records
+
+
+# Memory.
+
+
+async def test_as_completed_keeps_no_future_that_it_gave_out(no_collector: None) -> None:
+    """A result that came out of the loop is freed when its consumer has dropped it."""
+
+    class Result:
+        pass
+
+    async def job(number: int) -> Result:
+        await ticks(number)
+        return Result()
+
+    async with Executor(3) as executor:
+        loop = as_completed([executor.submit(job, number) for number in range(10)])
+        given = []
+        async for future in loop:
+            given.append(weakref.ref(await future))
+            del future
+            await ticks(3)
+            assert given[-1]() is None
+        assert len(given) == 10
+
+
+async def test_cancelled_jobs_with_a_time_limit_do_not_pile_up_in_the_queue() -> None:
+    """Behind a job that stays queued, cancelled ones are forgotten long before their time is up."""
+    futures: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
+    async with Executor(1, queue_timeout=3600) as executor:
+        executor.pause()
+        executor.submit(give)
+        for _ in range(2000):
+            future = executor.submit(give)
+            futures.add(future)
+            future.cancel()
+        del future
+        assert len(futures) < 100
+        executor.resume()
+
+
+@pytest.mark.parametrize("kind", ["as_completed", "map"])
+async def test_waits_for_results_that_were_given_up_do_not_pile_up(kind: str) -> None:
+    """Who asks for the next result again and again, in vain, leaves nothing behind each time."""
+
+    def waits() -> int:
+        return sum(type(each) is Signal for each in gc.get_objects())
+
+    release = anyio.Event()
+    async with Executor(1) as executor:
+        results: Any = (
+            as_completed([executor.submit(release.wait)])
+            if kind == "as_completed"
+            else executor.map(lambda _: release.wait(), [1], ordered=False)
+        )
+        await all_blocked()
+        gc.collect()
+        before = waits()
+        for _ in range(50):
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await anext(results)
+            assert scope.cancelled_caught
+        gc.collect()
+        assert waits() <= before + 1
+        release.set()
+        assert len([result async for result in results]) == 1
+
+
+def sizes(*things: object) -> dict[str, int]:
+    """How much is in what these objects refer to by name."""
+    return {
+        f"{type(thing).__name__}.{name}": len(value)
+        for thing in things
+        for name in type(thing).__slots__
+        if isinstance(value := getattr(thing, name, None), Sized)
+        and not isinstance(value, str | tuple)
+        and not name.startswith("__")
+    }
+
+
+@virtual
+def test_jobs_of_all_kinds_leave_every_table_of_the_executor_as_it_was(backend: str) -> None:
+    """Prioritised, limited, timed, cancelled, refused and expired jobs leave no entry anywhere."""
+
+    async def give_up(lane: Any) -> None:
+        with anyio.move_on_after(1):
+            await lane.enqueue(give)
+
+    async def round_of_jobs(executor: Executor) -> None:
+        for priority in range(5):
+            lane = executor.lane(
+                priority=priority,
+                slots=2,
+                max_pending=20,
+                rate=Rate(5, 1),
+                timeout=3,
+                queue_timeout=2,
+            )
+            futures = [lane.submit(anyio.sleep, number % 5) for number in range(20)]
+            for future in futures[::4]:
+                future.cancel()
+            async with anyio.create_task_group() as group:
+                for _ in range(20):
+                    group.start_soon(give_up, lane)
+                if priority % 5 == 4:
+                    await anyio.sleep(1)
+                    executor.cancel()
+        await executor.join()
+
+    async def main() -> None:
+        async with Executor(3, on_error="log", max_pending=75) as executor:
+            await round_of_jobs(executor)
+            await anyio.sleep(100)
+            things = executor, executor._schedule, executor._schedule._turns, executor._line
+            before = sizes(*things)
+            for _ in range(2):
+                await round_of_jobs(executor)
+            await anyio.sleep(100)
+            gc.collect()
+            after = sizes(*things)
+            assert after == before
+            assert before["Schedule.lines"] == 1
+            for name in ("grants", "_returning", "_doors", "_alarms"):
+                assert after[f"Schedule.{name}"] == 0
+
+    run_in_virtual_time(backend, main)
+
+
+async def test_a_refused_job_is_kept_by_nobody(no_collector: None) -> None:
+    """What was to be submitted to a closed executor is freed with the error that refuses it."""
+
+    class Argument:
+        pass
+
+    async with Executor(1) as executor:
+        executor.close()
+        argument = Argument()
+        alive = weakref.ref(argument)
+        for submit in (executor.submit, executor.enqueue):
+            with pytest.raises(ExecutorClosed):
+                refused: Any = submit(give, argument)
+                await refused
+        del argument
+        assert alive() is None
+
+
+# Context and iteration.
+
+variable: ContextVar[object] = ContextVar("variable", default="unset")
+
+
+def plain_source(count: int) -> Iterable[int]:
+    return range(count)
+
+
+async def async_source(count: int) -> AsyncIterator[int]:
+    for number in range(count):
+        await checkpoint()
+        yield number
+
+
+@pytest.mark.parametrize("source", [plain_source, async_source])
+@pytest.mark.parametrize("as_list", [True, False])
+async def test_each_job_of_a_map_has_its_own_copy_of_the_context_it_was_made_in(
+    source: Callable[[int], Any], as_list: bool
+) -> None:
+    """A hundred jobs see what was set when `map` was called, and nothing of each other."""
+
+    async def job(number: int) -> list[object]:
+        seen = [variable.get()]
+        variable.set(number)
+        await ticks(number % 4)
+        return [*seen, variable.get()]
+
+    async with Executor(10) as executor:
+        variable.set("made")
+        results = executor.map(job, source(100))
+        variable.set("later")
+        if as_list:
+            seen = await results
+        else:
+            seen = []
+            async for each in results:
+                variable.set("later still")
+                seen.append(each)
+    assert seen == [["made", number] for number in range(100)]
+
+
+async def test_a_map_is_begun_used_and_closed_in_different_tasks_and_scopes() -> None:
+    """Results belong to no scope: one task begins, another goes on, a third one leaves."""
+    log: list[object] = []
+
+    def source() -> Iterator[int]:
+        try:
+            yield from itertools.count()
+        finally:
+            log.append("source closed")
+
+    async def one() -> None:
+        with anyio.CancelScope():
+            log.append(await anext(results))
+
+    async def close() -> None:
+        with anyio.fail_after(60):
+            await results.aclose()
+
+    async with Executor(2) as executor:
+        results = executor.map(give, source())
+        for step in (one, one, close):
+            async with anyio.create_task_group() as group:
+                group.start_soon(step)
+        forgotten = executor.map(give, source())
+        async with anyio.create_task_group() as group:
+            group.start_soon(anext, forgotten)
+        del forgotten
+        gc.collect()
+        assert [value async for value in results] == []
+    assert log == [0, 1, "source closed", "source closed"]
+
+
+@pytest.mark.parametrize("delay", range(6))
+async def test_a_loop_over_as_completed_that_is_cancelled_as_a_job_ends_loses_nothing(
+    delay: int,
+) -> None:
+    """Cancelled some ticks before or after a job's end: the future comes out of the next loop."""
+    async with Executor(2) as executor:
+        futures = [executor.submit(ticks, number) for number in (2, 3, 50)]
+        loop, got = as_completed(futures), []
+
+        async def consume() -> None:
+            with scope:
+                async for future in loop:
+                    got.append(future)
+
+        async with anyio.create_task_group() as group:
+            scope = anyio.CancelScope()
+            group.start_soon(consume)
+            await ticks(delay)
+            scope.cancel()
+        got += [future async for future in loop]
+        assert len(got) == len(futures)
+        assert set(got) == set(futures)
+
+
+@pytest.mark.parametrize("as_list", [True, False])
+@pytest.mark.parametrize("slots", [1, 10])
+async def test_endless_inputs_without_a_bound_leave_turns_to_other_tasks(
+    slots: float, as_list: bool
+) -> None:
+    """A `map` that may take all of an endless source at once can be cancelled while it does."""
+    taken = 0
+
+    def source() -> Iterator[int]:
+        nonlocal taken
+        while taken < 20_000:  # or the test would never end
+            taken += 1
+            yield taken
+
+    async def run() -> None:
+        async with Executor(slots) as executor:
+            results = executor.map(give, source(), buffer=math.inf)
+            if as_list:
+                await results
+            else:
+                async for _ in results:
+                    pass
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(run)
+        await ticks(4)
+        group.cancel_scope.cancel()
+    assert 0 < taken < 6_000
+
+
+async def test_a_failure_ends_a_list_whose_inputs_would_never_end() -> None:
+    """Awaited as a list, a `map` without a bound raises its first error while it takes inputs."""
+
+    async def fails(number: int) -> None:
+        raise Boom(number)
+
+    async with Executor(1, on_error="log") as executor:
+        with pytest.raises(Boom):
+            await executor.map(fails, itertools.count(), buffer=math.inf)
+
+
+async def test_a_loop_over_thousands_of_results_leaves_turns_to_other_tasks() -> None:
+    """Without a bound there may be many results to give: who takes them all isn't alone."""
+    turn = anyio.Event()
+
+    async def other() -> None:
+        turn.set()
+
+    async with (
+        Executor(1) as executor,
+        anyio.create_task_group() as group,
+        executor.map(give, range(4000), buffer=math.inf) as results,
+    ):
+        while executor.statistics().succeeded < 4000:
+            await checkpoint()
+        group.start_soon(other)
+        taken = 0
+        while not turn.is_set():
+            await anext(results)
+            taken += 1
+    assert 0 < taken <= 3000
