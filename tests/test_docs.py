@@ -1,15 +1,15 @@
 """The documentation: its Python blocks run, and its reference names all that's public.
 
-Each page is one program, whose ``python`` blocks run from top to bottom with the same names. A block
-with an `await` outside of functions runs in an event loop of its own. What a ``text`` block right
-below says is what it prints. These comments are for us alone:
+Each page is one program, whose ``python`` blocks run from top to bottom with the same names. A
+block with an `await` outside of functions runs in an event loop of its own. What a ``text`` block
+right below says is what it prints. These comments are for us alone:
 
 - ``<!-- given: ... -->`` runs where it stands, for what a reader has and the page doesn't show.
 - ``<!-- check: ... -->`` also does, for what should hold then.
 - ``<!-- on: asyncio -->`` says that the next block runs on that backend only.
 
-A ``py`` block is in somebody else's API: it's compiled, and never runs. No block waits, since time is
-virtual, and none talks to the network: `OfflineClient` answers for all the world.
+A ``py`` block is in somebody else's API: it's compiled, and never runs. No block waits, since time
+is virtual, and none talks to the network: `OfflineClient` answers for all the world.
 """
 
 from __future__ import annotations
