@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from docutils import nodes
+from sphinx.pycode import ModuleAnalyzer
 
 from anyslots import __version__
 
@@ -67,5 +68,14 @@ def resolve(app: Any, env: Any, node: Any, content: Any) -> Any:
     return None
 
 
+def forget_overloads(app: Any) -> None:
+    """Show one signature, not one for each number of iterables."""
+    for module in ("_amap", "_collect", "_lane"):
+        analyzer = ModuleAnalyzer.for_module(f"anyslots.{module}")  # kept, and used by autodoc
+        analyzer.analyze()
+        analyzer.overloads.clear()
+
+
 def setup(app: Any) -> None:
+    app.connect("builder-inited", forget_overloads)
     app.connect("missing-reference", resolve)
