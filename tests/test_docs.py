@@ -7,9 +7,10 @@ right below says is what it prints. These comments are for us alone:
 - ``<!-- given: ... -->`` runs where it stands, for what a reader has and the page doesn't show.
 - ``<!-- check: ... -->`` also does, for what should hold then.
 - ``<!-- on: asyncio -->`` says that the next block runs on that backend only.
+- ``<!-- time: real -->``, for pages with threads: else time is virtual, and no block waits.
 
-A ``py`` block is in somebody else's API: it's compiled, and never runs. No block waits, since time
-is virtual, and none talks to the network: `OfflineClient` answers for all the world.
+A ``py`` block is in somebody else's API: it's compiled, and never runs. No block talks to the
+network: `OfflineClient` answers for all the world.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 
 TOKEN = re.compile(
-    r"^<!-- (?P<comment>given|check|on):\s(?P<hidden>.*?)\s*-->$"
+    r"^<!-- (?P<comment>given|check|on|time):\s(?P<hidden>.*?)\s*-->$"
     r"|^```(?P<language>\w+)\n(?P<shown>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
@@ -54,8 +55,9 @@ def steps(page: Path) -> Iterator[tuple[str, str, int]]:
 
 
 def compiled(page: Path, source: str, line: int) -> Any:
-    """A block's code, with the page's own line numbers for tracebacks."""
+    """A block's code, with the page's own line numbers for tracebacks; `run` is up to us."""
     flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    source = source.replace("anyio.run(", "run_page(")
     return compile("\n" * (line - 1) + source, str(page), "exec", flags, dont_inherit=True)
 
 
@@ -100,18 +102,26 @@ def names(pages: list[Path], *kinds: str) -> Any:
 
 
 @names(PAGES, "python")
-def test_every_block_runs(page: Path, loop_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_block_runs(
+    page: Path,
+    anyio_backend: tuple[str, dict[str, Any]],
+    loop_name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """What a reader copies works, and prints what the page says."""
-    if loop_name == "uvloop":
+    real_time = ("time", "real") in [step[:2] for step in steps(page)]
+    if loop_name == "uvloop" and not real_time:
         pytest.skip("uvloop has no virtual time")
 
-    def run(fn: Any, *args: Any, backend: str = loop_name) -> Any:
-        return run_in_virtual_time(backend, fn, *args)
+    def run(fn: Any, *args: Any, backend: str | None = None) -> Any:
+        if not real_time:
+            return run_in_virtual_time(backend or loop_name, fn, *args)
+        name, options = (backend, {}) if backend else anyio_backend
+        return anyio.run(fn, *args, backend=name, backend_options=options)
 
-    monkeypatch.setattr(anyio, "run", run)
     monkeypatch.setattr(anyio, "open_signal_receiver", TerminatedAfterTenSeconds)
     monkeypatch.setattr(httpx, "AsyncClient", OfflineClient)
-    namespace: dict[str, Any] = {"__name__": "__docs__"}
+    namespace: dict[str, Any] = {"__name__": "__main__", "run_page": run}
     only, output = loop_name, ""
     for kind, source, line in steps(page):
         if kind == "on":
