@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pkgutil import resolve_name
+from types import BuiltinFunctionType, ModuleType
 from typing import Any
 
 from docutils import nodes
@@ -30,42 +33,51 @@ autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
 python_maximum_signature_line_length = 88
 # Type variables are private names of our modules, and of no use on a page of their own.
-nitpick_ignore_regex = [("py:.*", r"(anyslots\._\w+\.)?(T|T_co|P|P\.args|P\.kwargs|A\d)")]
+TYPE_VARIABLES = r"(anyslots\.[\w.]+\.)?(T|Ts|T_co|P|P\.args|P\.kwargs|A\d)"
+nitpick_ignore_regex = [("py:.*", TYPE_VARIABLES)]
 
-# What of others' documentation our docstrings refer to. Inventories would have to be downloaded, or
-# kept here; a build must need no network, and these few names are all that's needed.
-PYTHON = "https://docs.python.org/3/library/"
-ELSEWHERE = {
-    "AsyncIterable": f"{PYTHON}collections.abc.html#collections.abc.AsyncIterable",
-    "Awaitable": f"{PYTHON}collections.abc.html#collections.abc.Awaitable",
-    "Callable": f"{PYTHON}collections.abc.html#collections.abc.Callable",
-    "Iterable": f"{PYTHON}collections.abc.html#collections.abc.Iterable",
-    "anyio.WouldBlock": "https://anyio.readthedocs.io/en/stable/api.html#anyio.WouldBlock",
-    "concurrent.futures": f"{PYTHON}concurrent.futures.html",
-    "concurrent.futures._base.CancelledError": (
-        f"{PYTHON}concurrent.futures.html#concurrent.futures.CancelledError"
-    ),
-    "concurrent.futures._base.InvalidStateError": (
-        f"{PYTHON}concurrent.futures.html#concurrent.futures.InvalidStateError"
-    ),
-    "math.inf": f"{PYTHON}math.html#math.inf",
-    "repr": f"{PYTHON}functions.html#repr",
-}
+# What others document, by package. Sphinx's way to link it, inventories, takes a network or copies
+# of them in here; our docstrings refer to a few names only.
+ELSEWHERE = {"anyio": "https://anyio.readthedocs.io/en/stable/api.html#{name}"}
+
+
+def standard_library(name: str) -> str | None:
+    """Where the standard library describes ``name``; None for what it doesn't have."""
+    for qualified in (name, f"builtins.{name}", f"concurrent.futures.{name}"):
+        if qualified.partition(".")[0] not in sys.stdlib_module_names:
+            continue
+        try:
+            thing = resolve_name(qualified)
+        except (AttributeError, ImportError):
+            continue
+        module, _, last = qualified.rpartition(".")
+        if module == "builtins" and isinstance(thing, BuiltinFunctionType):
+            page = f"functions.html#{last}"
+        elif module == "builtins":  # for its types, Sphinx wants no link
+            if not (isinstance(thing, type) and issubclass(thing, BaseException)):
+                continue
+            page = f"exceptions.html#{last}"
+        elif isinstance(thing, ModuleType):
+            page = f"{qualified}.html"
+        else:
+            page = f"{module}.html#{qualified}"
+        return f"https://docs.python.org/3/library/{page}"
+    return None
 
 
 def resolve(app: Any, env: Any, node: Any, content: Any) -> Any:
-    """Find what a reference means that isn't one of our documented names."""
-    name = node["reftarget"]
-    if url := ELSEWHERE.get(name.removeprefix("collections.abc.")):
-        return nodes.reference("", "", content, refuri=url, internal=False)
-    if node.get("py:class") == "Executor" or name.startswith("Executor."):
-        # An executor is a lane, too: what they share is described there.
-        inherited = f"anyslots.Lane.{name.removeprefix('Executor.')}"
-        python = env.get_domain("py")
-        return python.resolve_xref(
-            env, node["refdoc"], app.builder, "obj", inherited, node, content
-        )
-    return None
+    """Find what a reference means that isn't a documented name as it stands."""
+    # The standard library's futures are defined in a private module.
+    name = node["reftarget"].replace("concurrent.futures._base.", "concurrent.futures.")
+    python = env.get_domain("py")
+    # In our other modules; of an executor, which is a lane, too; and `map`, wherever it's meant.
+    for ours in (f"anyslots.{name}", f"anyslots.Lane.{name.removeprefix('Executor.')}"):
+        where = (node["refdoc"], app.builder, "obj", ours, node, content)
+        if found := python.resolve_xref(env, *where):
+            return found
+    package = name.partition(".")[0]
+    url = ELSEWHERE[package].format(name=name) if package in ELSEWHERE else standard_library(name)
+    return None if url is None else nodes.reference("", "", content, refuri=url, internal=False)
 
 
 def forget_overloads(app: Any) -> None:

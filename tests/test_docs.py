@@ -146,7 +146,7 @@ def test_every_block_is_python(page: Path) -> None:
     for kind, source, line in steps(page):
         if kind in ("python", "py"):
             compiled(page, source, line)
-            too_wide = [row for row in source.splitlines() if len(row) > 88]
+            too_wide = [row for row in source.splitlines() if len(row) > 100]
             assert not too_wide, f"{page.name}:{line}"
 
 
@@ -160,7 +160,7 @@ def test_the_reference_names_all_that_is_public(module: str) -> None:
     reference = (DOCS / "reference.md").read_text(encoding="utf-8")
     if re.search(rf"^\.\. automodule:: {re.escape(module)}$", reference, re.MULTILINE):
         return
-    pattern = rf"^\.\. auto\w+:: {re.escape(module)}\.(\w+)(?!\.)\b"
+    pattern = rf"^\.\. auto(?!module)\w+:: {re.escape(module)}\.(\w+)(?!\.)\b"
     documented = re.findall(pattern, reference, re.MULTILINE)
     if module == "anyslots":
         documented += re.findall(r"^\.\. py:data:: (\w+)$", reference, re.MULTILINE)
