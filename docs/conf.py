@@ -48,7 +48,7 @@ def standard_library(name: str) -> str | None:
             continue
         try:
             thing = resolve_name(qualified)
-        except (AttributeError, ImportError):
+        except (AttributeError, ImportError, ValueError):
             continue
         module, _, last = qualified.rpartition(".")
         if module == "builtins" and isinstance(thing, BuiltinFunctionType):
