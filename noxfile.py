@@ -89,6 +89,21 @@ def coverage(session: nox.Session) -> None:
     session.run("coverage", "report")
 
 
+built: list[str] = []
+
+
+# Newest first, and only the first that is installed: Sphinx supports few Pythons.
+@nox.session(python=PYTHONS[::-1])
+def docs(session: nox.Session) -> None:
+    """Build the documentation, with warnings as errors, into docs/_build."""
+    if built:
+        session.skip(f"built with Python {built[0]}")
+    built.append(session.python)
+    session.install("-e", ".", *group("docs"))
+    strict = ("--fail-on-warning", "--keep-going", "--nitpicky", "--fresh-env", "--quiet")
+    session.run("sphinx-build", *strict, "docs", "docs/_build", *session.posargs)
+
+
 # Sessions that are asked for go below, each with `default=False`.
 
 

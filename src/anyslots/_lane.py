@@ -279,8 +279,8 @@ class Lane:
     def pause(self) -> None:
         """Start nothing new; running jobs go on, and jobs may still be submitted.
 
-        A pause doesn't hold up the end of the executor's block, or its `shutdown`: it ends when
-        nothing runs any more that could end it.
+        A pause doesn't hold up the end of the executor's block, or `Executor.shutdown`: it ends
+        when nothing runs any more that could end it.
         """
         self._executor._check_loop("pause")
         self._schedule.pause(self._line)

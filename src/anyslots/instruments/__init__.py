@@ -1,6 +1,6 @@
 """Instruments: they show, log and measure what an executor's jobs do.
 
-Each is an object for `Executor(instruments=[...])`, and may serve several executors. What they
+Each is an object for ``Executor(instruments=[...])``, and may serve several executors. What they
 need besides the standard library is imported with the one that needs it.
 
 ::
