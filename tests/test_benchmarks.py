@@ -33,3 +33,16 @@ def test_each_row_runs_all_its_jobs(loop: str, tmp_path: Path) -> None:
         "HTTP through 20 slots",
     } <= rows
     assert len(table.read_text(encoding="utf-8").splitlines()) == len(found) + 4
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+def test_each_program_whose_instructions_are_counted_runs(loop: str) -> None:
+    """Without valgrind, which counts them, and for a few jobs."""
+    sys.path.insert(0, str(COMPARE.parent))
+    try:
+        import instructions
+    finally:
+        sys.path.remove(str(COMPARE.parent))
+    for name in instructions.rows(loop):
+        command = [sys.executable, instructions.__file__, "--loop", loop, "--run", name]
+        subprocess.run([*command, "--jobs", "5"], check=True, timeout=100)

@@ -1,0 +1,114 @@
+"""How many processor instructions a job takes, beside what people use instead, and in its parts.
+
+Counted by valgrind's callgrind, so the figures hardly depend on what else the machine does, nor on
+how fast it is: each program runs with a thousand jobs and with six thousand, and the difference is
+what five thousand of them take. It takes a minute a row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from contextvars import copy_context
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import programs as p
+
+from anyslots import Executor
+from anyslots._future import SUCCEEDED, Future
+
+FEW, MANY = 1_000, 6_000
+
+
+def in_a_full_executor(part: Callable[[Executor, Any], object]) -> p.Program:
+    """Does just one part of what a job needs, many times, and ends the process."""
+
+    async def program(jobs: int) -> None:
+        async with Executor(1) as executor:
+            executor.submit(anyio.sleep_forever)
+            await anyio.lowlevel.checkpoint()
+            for _ in range(jobs):
+                part(executor, p.instant_job)
+            sys.stdout.flush()
+            os._exit(0)
+
+    return program
+
+
+def make_future(executor: Executor, job: Any) -> Future[Any]:
+    return Future(executor, job, (), None, CONTEXT)
+
+
+CONTEXT = copy_context()
+PARTS: dict[str, p.Program] = {
+    "a loop": in_a_full_executor(lambda executor, job: None),
+    "copy_context": in_a_full_executor(lambda executor, job: copy_context()),
+    "making a Future": in_a_full_executor(make_future),
+    "making and settling one": in_a_full_executor(
+        lambda executor, job: make_future(executor, job)._settle(SUCCEEDED, None)
+    ),
+    "submit": in_a_full_executor(lambda executor, job: executor.submit(job)),
+}
+
+
+def rows(loop: str) -> dict[str, Callable[[int], Awaitable[object]]]:
+    trio = loop == "trio"
+    job = p.trio_job if trio else p.asyncio_job
+    return {
+        "bare tasks sharing an iterator": p.trio_bare_tasks if trio else p.asyncio_bare_tasks,
+        "anyslots": p.submit(job),
+        "anyslots, ten lanes": p.ten_lanes(job),
+        "anyslots, gather": p.submit_and_gather(job),
+        "anyslots, map to a list": p.map_to_list(job),
+        "anyslots, await each": p.submit_and_await_each(job),
+        "unlimited tasks": p.trio_unlimited if trio else p.asyncio_unlimited,
+        "semaphore or limiter, a task each": p.trio_limiter if trio else p.asyncio_semaphore_gather,
+    } | ({} if trio else PARTS)
+
+
+async def run(name: str, loop: str, jobs: int) -> None:
+    program = rows(loop)[name]
+    gc.disable()
+    if name not in PARTS:
+        await program(300)  # warm up
+    await program(jobs)
+
+
+def instructions(name: str, loop: str, jobs: int) -> int:
+    command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", sys.executable]
+    command += [__file__, "--loop", loop, "--run", name, "--jobs", str(jobs)]
+    done = subprocess.run(
+        command,
+        env=os.environ | {"PYTHONHASHSEED": "0"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = re.search(r"Collected : (\d+)", done.stderr)
+    assert found is not None, done.stderr
+    return int(found[1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--loop", choices=["asyncio", "trio"], default="asyncio")
+    parser.add_argument("--run", help="just run this program, without counting")
+    parser.add_argument("--jobs", type=int, default=MANY)
+    options = parser.parse_args()
+    if options.run:
+        anyio.run(run, options.run, options.loop, options.jobs, backend=options.loop)
+        return
+    for name in rows(options.loop):
+        few, many = (instructions(name, options.loop, jobs) for jobs in (FEW, MANY))
+        print(f"{name:34} {(many - few) // (MANY - FEW):8,}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
