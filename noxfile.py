@@ -45,6 +45,8 @@ def typing(session: nox.Session) -> None:
 PYTEST = ("-m", "pytest", "-n", "auto", "--dist", "loadgroup")
 # Without others' servers, clusters and executors, which take a while to start.
 OURS = ("-m", "not engines")
+# With few random programs: what's looked for there has tests of its own.
+FEW = {"HYPOTHESIS_PROFILE": "few"}
 
 
 @nox.session(python=PYTHONS)
@@ -67,7 +69,7 @@ def lowest(session: nox.Session) -> None:
     pinned = [requirement.replace(">=", "==") for requirement in declared]
     session.install(".", *group("test"), *pinned)
     backends = ("--backend=asyncio", "--backend=trio")
-    session.run("python", "-X", "dev", *PYTEST, *OURS, *backends, *session.posargs)
+    session.run("python", "-X", "dev", *PYTEST, *OURS, *backends, *session.posargs, env=FEW)
 
 
 measured: list[str] = []
@@ -83,8 +85,7 @@ def coverage(session: nox.Session) -> None:
     measured.append(session.python)
     session.install("-e", ".", *group("test"))
     session.run("coverage", "erase")
-    few = {"HYPOTHESIS_PROFILE": "few"}  # what must be run has tests of its own
-    session.run("coverage", "run", *PYTEST, *OURS, env=few)
+    session.run("coverage", "run", *PYTEST, *OURS, env=FEW)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
 

@@ -1,6 +1,5 @@
-"""CPython's own tests of executors, on `BlockingExecutor`: a program, started by test_blocking.py.
-
-python cpython_executor_tests.py BACKEND MODULE CLASS
+"""CPython's own tests of executors, on `BlockingExecutor`: a program, started by
+test_cpythons_tests.py: ``python cpython_executor_tests.py BACKEND``.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ if __name__ == "__main__":
     tests = [
         test for each in classes for test in unittest.defaultTestLoader.loadTestsFromTestCase(each)
     ]
-    with ThreadPoolExecutor(len(tests)) as threads:
+    with ThreadPoolExecutor(8) as threads:  # they mostly sleep
         results = list(threads.map(lambda test: test.run(), tests))
     problems = [found for result in results for found in result.errors + result.failures]
     for test, traceback in problems:

@@ -12,13 +12,11 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
-from cpython_executor_tests import NOT_SHIPPED
 
 from anyslots import BlockingExecutor, ExecutorClosed, QueueTimeout, Rate
 from anyslots._blocking import finish_all
@@ -67,28 +65,6 @@ class Blocked:
         self.begun.set()
         assert self.go.wait(20)
         return "let go"
-
-
-# CPython's own tests.
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cpython_runs() -> Iterator[dict[str, subprocess.Popen[str]]]:
-    """They run beside the other tests here."""
-    program = Path(__file__).parent / "cpython_executor_tests.py"
-    runs = {
-        backend: subprocess.Popen(
-            [sys.executable, "-W", "error", program, backend],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for backend in BACKENDS
-    }
-    yield runs
-    for run in runs.values():
-        run.kill()
-        run.communicate()
 
 
 # Arguments and results.
@@ -438,17 +414,3 @@ def test_eight_threads_that_submit(pool: BlockingExecutor) -> None:
     with concurrent.futures.ThreadPoolExecutor(8) as threads:
         for thread, results in enumerate(threads.map(work, range(8))):
             assert results == [(thread, n) for n in range(100)]
-
-
-# Last, since these have been running beside the others.
-
-
-@pytest.mark.real_time
-def test_cpythons_own_tests(backend: str, cpython_runs: dict[str, subprocess.Popen[str]]) -> None:
-    """CPython's tests of executors, of `wait` and of `as_completed` pass."""
-    run = cpython_runs[backend]
-    output, _ = run.communicate(timeout=100)
-    if run.returncode == NOT_SHIPPED:
-        pytest.skip(output)
-    assert run.returncode == 0, output
-    assert int(output.split()[-2]) > 20

@@ -1,0 +1,25 @@
+"""CPython's own tests of executors, run on `BlockingExecutor`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cpython_executor_tests import NOT_SHIPPED
+
+pytestmark = [pytest.mark.engines, pytest.mark.real_time]
+
+PROGRAM = Path(__file__).parent / "cpython_executor_tests.py"
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_cpythons_own_tests(backend: str) -> None:
+    """CPython's tests of executors, of `wait` and of `as_completed` pass."""
+    command = [sys.executable, "-W", "error", PROGRAM, backend]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    if run.returncode == NOT_SHIPPED:
+        pytest.skip(run.stdout)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert int(run.stdout.split()[-2]) > 20
