@@ -404,7 +404,8 @@ class Executor(Lane):
         """Stop taking jobs, let those that are there finish, and cancel what's left.
 
         Who waits in `enqueue` gets `ExecutorClosed`, but for the executor's own jobs: theirs are
-        still taken.
+        still taken. So are those of tasks that a job has started in anyio's task groups or trio's
+        nurseries; other tasks aren't known to be a job's.
 
         ``grace``: how many seconds the queued and running jobs have to finish, and what they
         submit themselves meanwhile; None for as long as it takes. Then the rest is cancelled, and
