@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -409,6 +410,11 @@ def open_files() -> int:
     return len(list(folder.iterdir())) if folder.exists() else 0
 
 
+def growth(counts: list[int]) -> int:
+    """How much more there was at most in some round than in one before, the first three aside."""
+    return max(after - before for before, after in combinations(counts[3:], 2))
+
+
 async def test_objects_tasks_threads_and_files_are_flat_over_ten_rounds(unkept_log: list[int]):
     """Ten rounds of five hundred jobs, in a kept executor and new ones: not an object more."""
     objects, tasks, threads, files = [], [], [], []
@@ -424,11 +430,12 @@ async def test_objects_tasks_threads_and_files_are_flat_over_ten_rounds(unkept_l
             tasks.append(living_tasks())
             threads.append(threading.active_count())
             files.append(open_files())
-    # The lists here and some free lists may differ by a few; a leak would differ by a round.
-    assert max(objects[3:]) - min(objects[3:]) < 40, objects
-    assert len(set(tasks[3:])) == 1, tasks
-    assert len(set(threads[3:])) == 1, threads
-    assert len(set(files[3:])) == 1, files
+    # The lists here and some free lists may grow by a few; a leak would grow by a round. What
+    # earlier tests have left behind, idle threads of anyio's for one, may go at any time.
+    assert growth(objects) < 40, objects
+    assert growth(tasks) <= 0, tasks
+    assert growth(threads) <= 0, threads
+    assert growth(files) <= 0, files
     assert unkept_log[0] > 100
 
 
