@@ -261,6 +261,16 @@ async def test_results_as_they_finish() -> None:
             assert await anext(results) == number
 
 
+async def test_entering_after_iterating_goes_on() -> None:
+    """The first result may be taken before the block that closes the rest."""
+    async with Executor(2) as executor:
+        results = executor.map(double, range(4))
+        assert await anext(results) == 0
+        async with results:
+            assert await anext(results) == 2
+        assert [result async for result in results] == []
+
+
 async def test_awaiting_after_iterating_gives_the_rest() -> None:
     """What's awaited after some results were given out is the list of the others."""
     async with Executor(2) as executor:
