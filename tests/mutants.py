@@ -212,7 +212,7 @@ def passes(folder: str, tests: list[str]) -> bool:
         command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
     ) as process:
         try:
-            return process.wait(timeout=900) == 0
+            return process.wait(timeout=300) == 0
         except subprocess.TimeoutExpired:
             return False
         finally:
