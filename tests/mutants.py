@@ -188,8 +188,8 @@ LIKELY = {
 }
 
 
-def survives(mutant: Mutant) -> bool:
-    """Whether all tests pass with a bug planted."""
+def killer_of(mutant: Mutant) -> str | None:
+    """The first test that fails with a bug planted; None if all pass."""
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "anyslots"
         shutil.copytree(ROOT / "src" / "anyslots", package)
@@ -199,22 +199,29 @@ def survives(mutant: Mutant) -> bool:
             sys.exit(f"{mutant.file} has this {source.count(mutant.right)} times: {mutant.right}")
         path.write_text(source.replace(mutant.right, mutant.wrong), encoding="utf-8")
         likely = [f"tests/test_{name}.py" for name in LIKELY[mutant.file]]
-        return passes(folder, likely) and passes(folder, ["-m", "not engines"])
+        return first_failure(folder, likely) or first_failure(folder, ["-m", "not engines"])
 
 
-def passes(folder: str, tests: list[str]) -> bool:
+def first_failure(folder: str, tests: list[str]) -> str | None:
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "auto", "--timeout=60"]
     command += ["-p", "no:cacheprovider", "--backend=asyncio", "--backend=trio", *tests]
     # Those that see that the checkout is what's tested; a copy of it never is.
     command += ["--ignore=tests/test_packaging.py"]
     environment = os.environ | {"PYTHONPATH": folder, "HYPOTHESIS_PROFILE": "mutants"}
-    with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
-    ) as process:
+    with (
+        tempfile.TemporaryFile("w+") as output,
+        subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=output, start_new_session=True
+        ) as process,
+    ):
         try:
-            return process.wait(timeout=300) == 0
+            if process.wait(timeout=300) == 0:
+                return None
+            output.seek(0)
+            failed = [line.split()[1] for line in output if line.startswith(("FAILED", "ERROR"))]
+            return failed[0] if failed else "a test process that died"
         except subprocess.TimeoutExpired:
-            return False
+            return "the time limit: a test hangs"
         finally:
             # A test that never ends may be left in one of its processes.
             with contextlib.suppress(ProcessLookupError):
@@ -226,11 +233,12 @@ def main() -> int:
     chosen = [m for m in MUTANTS if not words or any(word in m.file for word in words)]
     survivors = 0
     for mutant in chosen:
-        alive = survives(mutant)
-        survivors += alive
+        killer = killer_of(mutant)
+        survivors += killer is None
         what = " ".join(mutant.right.split())
         wrong = " ".join(mutant.wrong.split()) or "nothing"
-        print(f"{'SURVIVES' if alive else 'killed':8} {mutant.file}: {what} -> {wrong}", flush=True)
+        fate = "SURVIVES" if killer is None else f"killed by {killer}"
+        print(f"{mutant.file}: {what} -> {wrong}\n    {fate}", flush=True)
     print(f"{survivors} of {len(chosen)} mutants survive")
     return survivors > 0
 
