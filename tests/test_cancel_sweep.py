@@ -8,8 +8,10 @@ cancelled, and wherever it happens, what `Trial.check` says must hold.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from concurrent.futures import ThreadPoolExecutor
 from types import coroutine
 from typing import Any
 
@@ -32,6 +34,7 @@ from anyslots import (
     first_result,
     gather,
     lend_slot,
+    to_pool,
     wait,
 )
 
@@ -217,6 +220,15 @@ async def grouping() -> str:
         group.start_soon(shielding)
         await anyio.sleep(0.5)
     return "grouped"
+
+
+async def pooled() -> object:
+    """One call runs, for a millisecond of real time, and one waits for it in the pool's queue."""
+    with ThreadPoolExecutor(1) as pool:
+        occupied = pool.submit(time.sleep, 0.001)
+        await to_pool.run_sync(time.sleep, 0.001, pool=pool)
+        assert occupied.done()
+        return await to_pool.run_sync(pow, 2, 3, pool=pool, abandon_on_cancel=True)
 
 
 # Programs. Each ends by itself; its host may be cancelled anywhere.
@@ -489,8 +501,17 @@ async def lending(trial: Trial) -> None:
         trial.submit(executor, sleeping)
 
 
+async def calling_a_pool(trial: Trial) -> None:
+    assert await pooled() == 8
+    async with trial.executor(2) as executor:
+        futures = [trial.submit(executor, pooled) for _ in range(3)]
+        assert await pooled() == 8
+        assert await gather(*futures) == [8, 8, 8]
+
+
 PROGRAMS = [
     awaiting,
+    calling_a_pool,
     enqueuing,
     handing_over,
     mapping_to_a_list,
@@ -663,7 +684,7 @@ def test_cancelling_a_program_after_each_number_of_ticks(
 # Jobs that are cancelled at each of their own suspensions.
 
 
-JOBS = [instant, sleeping, shielding, failing, catching, failing_in_cleanup, grouping]
+JOBS = [instant, sleeping, shielding, failing, catching, failing_in_cleanup, grouping, pooled]
 
 CANCELS: dict[str, Callable[[Future[Any], Executor, Any], object]] = {
     "its future": lambda future, executor, task: future.cancel("swept"),

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from mutants import MUTANTS, ROOT
 
 import anyslots
 
@@ -237,3 +238,10 @@ for name in {core}:
 print("all")
 """
     assert python(code) == "all\n"
+
+
+def test_what_mutants_change_is_there() -> None:
+    """The source has each piece that `nox -s mutants` replaces, once."""
+    for mutant in MUTANTS:
+        source = (ROOT / "src" / "anyslots" / mutant.file).read_text(encoding="utf-8")
+        assert source.count(mutant.right) == 1, mutant

@@ -265,40 +265,41 @@ class Executor(Lane):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        error = exc
         # Native cancellations until now, the scope's own ones set aside if there may be any.
         cancels = self._backend.native_cancels() or no_cancels
         cancels_before = cancels() if self._reason is None else self._cancels_at_enter
         try:
-            if self._met_own_cancellation(error):
-                try:
-                    await anyio.lowlevel.checkpoint_if_cancelled()
-                except self._backend.cancelled as caught:
-                    error = caught
-            if error is None:
-                try:
-                    self._schedule.end()
-                    await self._wait_idle(self._schedule)
-                    while self._inbox.take():
-                        await self._wait_idle(self._schedule)
-                except BaseException as caught:
-                    error = caught
-            error = await self._unwind(error)
+            error = await self._unwind(await self._wait_for_jobs(exc))
             outcome = self._outcome(error)
-            if error is not outcome and isinstance(error, self._backend.cancelled):
+            if isinstance(error, self._backend.cancelled):
                 cancels_before = self._cancels_at_enter
-            if (
-                not isinstance(outcome, self._backend.cancelled)
-                and cancels() > cancels_before
-                and anyio.current_effective_deadline() != -math.inf
-            ):
-                # Something else is raised than the cancellation that came: let it come again.
-                self._backend.remind()
+            if cancels() > cancels_before:
+                self._remind_of_cancellation(outcome)
             if outcome is not None and outcome is not exc:
                 raise outcome
         finally:
             # Tracebacks refer to this frame: let it refer to none of the exceptions.
             error = exc = outcome = None
+
+    async def _wait_for_jobs(self, error: BaseException | None) -> BaseException | None:
+        """Wait until none is left, unless the body raised ``error``; return what ends the wait."""
+        try:
+            if self._met_own_cancellation(error):
+                await anyio.lowlevel.checkpoint_if_cancelled()
+            if error is None:
+                self._schedule.end()
+                await self._wait_idle(self._schedule)
+                while self._inbox.take():
+                    await self._wait_idle(self._schedule)
+        except BaseException as caught:
+            return caught
+        return error
+
+    def _remind_of_cancellation(self, outcome: BaseException | None) -> None:
+        """A native cancellation has come: if something else is raised, have it come again."""
+        cancelled_from_outside = anyio.current_effective_deadline() == -math.inf
+        if not (isinstance(outcome, self._backend.cancelled) or cancelled_from_outside):
+            self._backend.remind()
 
     async def _unwind(self, error: BaseException | None) -> BaseException | None:
         """End all tasks; return what's left of ``error`` then, or what came of ending them."""
