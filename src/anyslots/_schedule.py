@@ -594,10 +594,6 @@ class Schedule:
         """Grant the applications that there's room for now, the first to come first."""
         while line.applying > line.waiting:
             self._admit(line)  # its job was granted a slot, room or not
-        if self.max_pending == math.inf:
-            while self._has_own_room(line) and self._has_applicant(line):
-                self._admit(line)
-            return
         self._come_to_door(line)
         while self._doors and self.waiting - self.applying < self.max_pending:
             number, _, first = heapq.heappop(self._doors)
