@@ -2,22 +2,30 @@
 
 Each mutant is a piece of the source and what a tired colleague could have written instead. The
 tests run against a copy of the package that has it; a mutant that no test notices is reported, and
-the exit status is 1. ``-- worker`` plants only those whose file name contains that word.
+the exit status is 1. ``-- worker`` plants only those whose file name contains that word;
+``-- worker --random 50`` plants as many small changes that nobody has thought of. Some of these do
+no harm that a test could see: read what survives.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from mutations import mutations
+
 ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "src" / "anyslots"
 
 
 class Mutant(NamedTuple):
@@ -188,15 +196,13 @@ LIKELY = {
 }
 
 
-def killer_of(mutant: Mutant) -> str | None:
+def killer_of(file: str, source: str) -> str | None:
     """The first test that fails with a bug planted; None if all pass."""
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "anyslots"
-        shutil.copytree(ROOT / "src" / "anyslots", package)
-        path = package / mutant.file
-        source = path.read_text(encoding="utf-8")
-        path.write_text(source.replace(mutant.right, mutant.wrong), encoding="utf-8")
-        likely = [f"tests/test_{name}.py" for name in LIKELY[mutant.file]]
+        shutil.copytree(PACKAGE, package)
+        (package / file).write_text(source, encoding="utf-8")
+        likely = [f"tests/test_{name}.py" for name in LIKELY[file]]
         return first_failure(folder, likely) or first_failure(folder, ["-m", "not engines"])
 
 
@@ -226,17 +232,42 @@ def first_failure(folder: str, tests: list[str]) -> str | None:
                 os.killpg(process.pid, signal.SIGKILL)
 
 
+def planted(words: list[str]) -> Iterator[tuple[str, str, str, str]]:
+    """The known bugs: file, what's right, what's wrong, and the file with it."""
+    for file, right, wrong in MUTANTS:
+        if any(word in file for word in words):
+            source = (PACKAGE / file).read_text(encoding="utf-8")
+            yield file, right, wrong, source.replace(right, wrong)
+
+
+def random_ones(words: list[str], count: int, seed: int) -> Iterator[tuple[str, str, str, str]]:
+    """The same of small changes to the files."""
+    possible = [
+        (f"{file}:{line}", right, wrong, source)
+        for file in LIKELY
+        if any(word in file for word in words)
+        for line, right, wrong, source in mutations((PACKAGE / file).read_text(encoding="utf-8"))
+    ]
+    yield from random.Random(seed).sample(possible, min(count, len(possible)))
+
+
 def main() -> int:
-    words = sys.argv[1:]
-    chosen = [m for m in MUTANTS if not words or any(word in m.file for word in words)]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("words", nargs="*", default=[""])
+    parser.add_argument("--random", type=int, metavar="COUNT")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    if options.random is None:
+        chosen = list(planted(options.words))
+    else:
+        chosen = list(random_ones(options.words, options.random, options.seed))
     survivors = 0
-    for mutant in chosen:
-        killer = killer_of(mutant)
+    for place, right, wrong, source in chosen:
+        killer = killer_of(place.partition(":")[0], source)
         survivors += killer is None
-        what = " ".join(mutant.right.split())
-        wrong = " ".join(mutant.wrong.split()) or "nothing"
         fate = "SURVIVES" if killer is None else f"killed by {killer}"
-        print(f"{mutant.file}: {what} -> {wrong}\n    {fate}", flush=True)
+        change = f"{' '.join(right.split())} -> {' '.join(wrong.split()) or 'nothing'}"
+        print(f"{place}: {change}\n    {fate}", flush=True)
     print(f"{survivors} of {len(chosen)} mutants survive")
     return survivors > 0
 

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from mutants import MUTANTS, ROOT
+from mutants import MUTANTS, PACKAGE
 
 import anyslots
 
@@ -243,5 +243,5 @@ print("all")
 def test_what_mutants_change_is_there() -> None:
     """The source has each piece that `nox -s mutants` replaces, once."""
     for mutant in MUTANTS:
-        source = (ROOT / "src" / "anyslots" / mutant.file).read_text(encoding="utf-8")
+        source = (PACKAGE / mutant.file).read_text(encoding="utf-8")
         assert source.count(mutant.right) == 1, mutant
