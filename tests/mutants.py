@@ -69,7 +69,6 @@ MUTANTS = [
     Mutant("_schedule.py", "                line.alarmed = False\n", ""),
     Mutant("_schedule.py", "line.asleep = line.asleep and line.waiting > 0", "line.asleep"),
     # Room, ends and pauses.
-    Mutant("_schedule.py", "            and not line.applying\n", ""),
     Mutant("_schedule.py", "line.waiting - line.applying < line.max", "line.waiting < line.max"),
     Mutant("_schedule.py", "elif application.waiter.is_waiting():", "elif True:"),
     Mutant("_schedule.py", "and first.applicants[0].number == number", "and True"),

@@ -174,12 +174,8 @@ class Schedule:
 
     def has_room(self, line: Line) -> bool:
         """Whether a job may be submitted: there's room for it to wait, or no need of that."""
-        if (
-            line.waiting < line.max_pending
-            and self.waiting - self.applying < self.max_pending
-            and not line.applying
-        ):
-            return True
+        if line.waiting < line.max_pending and self.waiting - self.applying < self.max_pending:
+            return True  # nobody applies where there's room
         return (
             not line.waiting
             and self.held < self.limit
