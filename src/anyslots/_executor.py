@@ -26,6 +26,7 @@ from ._line import Line
 from ._rate import Rate
 from ._results import Results
 from ._schedule import Schedule
+from ._staff import Staff
 from ._statistics import Statistics
 from ._unseen import POLICIES, log_unseen
 from ._watching import WatchedSchedule, check_instruments
@@ -33,7 +34,6 @@ from ._worker import CANCELLED_FROM_OUTSIDE, Worker
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
-    from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
     from ._backend import Backend
 
@@ -94,10 +94,7 @@ class Executor(Lane):
     """
 
     __slots__ = (
-        "_alarm",
-        "_awake",
         "_backend",
-        "_bell",
         "_cancels_at_enter",
         "_cancels_on_error",
         "_default_queue_timeout",
@@ -108,14 +105,11 @@ class Executor(Lane):
         "_host",
         "_inbox",
         "_reason",
-        "_resting",
-        "_ringer",
         "_scope",
+        "_staff",
         "_state",
         "_task_group",
         "_thread",
-        "_timer",
-        "_workers",
     )
 
     def __init__(
@@ -141,11 +135,12 @@ class Executor(Lane):
         self._errors = POLICIES[on_error]()
         self._cancels_on_error = on_error == "cancel"
         watching = check_instruments(instruments)
+        self._staff = Staff(self)
         kind = partial(WatchedSchedule, watching) if watching else Schedule
         self._schedule = kind(
             slots,
-            self._ring,
-            self._set_alarm,
+            self._staff.ring,
+            self._staff.set_alarm,
             anyio.current_time,
             max_pending=max_pending,
             rates=rates,
@@ -157,15 +152,6 @@ class Executor(Lane):
         self._gate = Gate()
         self._thread: int | None = None
         super().__init__(self, name, self._schedule.line)
-        self._workers: set[Worker] = set()
-        # How many workers rest: always more than there are grants to redeem, so that somebody is
-        # there to redeem the next one.
-        self._resting = 0
-        # How many of them will look for a grant by themselves, without being rung for.
-        self._awake = 0
-        # When the schedule wants to be told the time, and the scope of the task that tells it.
-        self._alarm = math.inf
-        self._timer: anyio.CancelScope | None = None
         # Those that have a task in this executor's group which takes inputs, to be ended with it.
         self._feeders: set[Results[Any]] = set()
         # What other threads have submitted.
@@ -179,8 +165,6 @@ class Executor(Lane):
         self._cancels_at_enter: int
         self._scope: anyio.CancelScope
         self._task_group: TaskGroup
-        self._ringer: MemoryObjectSendStream[None]
-        self._bell: MemoryObjectReceiveStream[None]
 
     def lane(
         self,
@@ -246,7 +230,6 @@ class Executor(Lane):
         self._schedule.now = self._backend.current_time
         self._thread = get_ident()
         self._host = self._backend.current_task()
-        self._ringer, self._bell = anyio.create_memory_object_stream[None](math.inf)
         self._cancels_at_enter = (self._backend.native_cancels() or no_cancels)()
         self._scope = anyio.CancelScope()
         self._scope.__enter__()
@@ -256,7 +239,7 @@ class Executor(Lane):
         self._state = State.OPEN
         self._gate.thread = self._thread
         self._inbox.open(self._backend.post)
-        self._staff()
+        self._staff.open()
         return self
 
     async def __aexit__(
@@ -306,17 +289,15 @@ class Executor(Lane):
         if error is not None:
             self._abort("its executor's block was left by an exception")
         self._close(State.CLOSED)
-        self._ringer.close()
+        self._staff.close()
         for feeder in self._feeders:
             feeder._feeding.cancel()
-        if self._timer is not None:
-            self._timer.cancel()
         try:
             await self._task_group.__aexit__(None, None, None)
         except BaseException as caught:
             if error is None:
                 error = caught
-        self._bell.close()
+        self._staff.ended()
         self._state = State.ENDED
         self._inbox.close()
         self._leave_thread()
@@ -451,7 +432,7 @@ class Executor(Lane):
     def _jobs_of_tasks(self) -> Callable[[object], Future[Any] | None]:
         """How to tell the job that a task is part of."""
         jobs: dict[int, Future[Any] | None]
-        jobs = {id(task): worker.future for worker in self._workers for task in worker.tasks}
+        jobs = {id(task): worker.future for worker in self._staff.workers for task in worker.tasks}
         jobs |= {id(feeder._feeder): feeder._job for feeder in self._feeders if feeder._job}
         # The host is the eldest: no job of this executor has started it.
         jobs[id(self._host)] = None
@@ -501,7 +482,7 @@ class Executor(Lane):
         # First the scope: who waits for a queued job in it meets its own cancellation.
         self._scope.cancel()
         self._drain(reason)
-        for worker in self._workers:
+        for worker in self._staff.workers:
             worker.hurry()
 
     def _end_with(self, fatal: BaseException) -> None:
@@ -537,40 +518,6 @@ class Executor(Lane):
             if self._cancels_on_error:
                 self._abort("another job of its executor failed")
 
-    def _set_alarm(self, time: float) -> None:
-        self._alarm = time
-        if self._timer is not None:
-            self._timer.deadline = time
-        elif time != math.inf:
-            # Have a worker start the timer's task.
-            self._ringer.send_nowait(None)
-
-    async def _keep_time(self) -> None:
-        """Tell the schedule the time when it has asked for it, until everything is closed."""
-        while self._state in (State.OPEN, State.DRAINING) or self._schedule.unfinished:
-            with anyio.CancelScope(deadline=self._alarm) as self._timer:
-                await anyio.sleep_forever()
-            for future in self._schedule.tick():
-                self._fail_queued(future)
-
-    def _ring(self) -> None:
-        if len(self._schedule.grants) > self._awake:
-            self._ringer.send_nowait(None)
-
-    def _staff(self) -> None:
-        """Start workers until more of them rest than there are grants; only from a task.
-
-        And the timer's task, once it's needed.
-        """
-        while self._resting <= len(self._schedule.grants):
-            worker = Worker(self)
-            self._workers.add(worker)
-            self._resting += 1
-            self._task_group.start_soon(worker.work, name=f"anyslots worker of {self.name}")
-        if self._alarm != math.inf and self._timer is None:
-            self._timer = anyio.CancelScope()
-            self._task_group.start_soon(self._keep_time, name=f"anyslots timer of {self.name}")
-
     def __repr__(self) -> str:
         paused = ", paused" if self.paused and self._state is State.OPEN else ""
         return self._describe(self._state.value + paused)
@@ -594,7 +541,6 @@ PROTECTED = (
     Executor.close,
     Executor.pause,
     Executor.resume,
-    Executor._keep_time,
     Lane.submit,
     Lane.enqueue,
     Lane.cancel,
@@ -603,4 +549,5 @@ PROTECTED = (
     Lane.resume,
     Future.cancel,
     Worker.work,
+    Staff._keep_time,
 )

@@ -23,9 +23,10 @@ from ._errors import JobCancelled, NotDone
 if TYPE_CHECKING:
     from ._backend import Wait
     from ._lane import Lane
+    from ._lending import Lending
     from ._schedule import Schedule
     from ._unseen import Unseen
-    from ._worker import Lending, Worker
+    from ._worker import Worker
 
 T_co = TypeVar("T_co", covariant=True)
 

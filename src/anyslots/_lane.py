@@ -22,7 +22,7 @@ from ._statistics import Statistics
 if TYPE_CHECKING:
     from ._backend import Parked, Wait
     from ._executor import Executor
-    from ._worker import Lending
+    from ._lending import Lending
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -324,7 +324,7 @@ class Lane:
         `RuntimeError` before the executor is entered and from another thread than its event loop's.
         """
         self._executor._check_loop("cancel the jobs of")
-        running = [worker for worker in self._executor._workers if self._runs(worker.future)]
+        running = [worker for worker in self._executor._staff.workers if self._runs(worker.future)]
         for line in self._lines():
             self._schedule.drain(line, reason)
         for worker in running:

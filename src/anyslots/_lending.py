@@ -1,17 +1,56 @@
-"""Lending a slot by hand."""
+"""Lending the slot of a job: around one wait, or by hand."""
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from threading import get_ident
-from types import TracebackType
-from typing import final
+from types import TracebackType, coroutine
+from typing import TYPE_CHECKING, Any, final
 from weakref import WeakSet
 
-from ._schedule import Schedule
-from ._worker import Worker
+if TYPE_CHECKING:
+    from ._backend import Wait
+    from ._schedule import Schedule
+    from ._worker import Worker
 
 entered: dict[int, WeakSet[Schedule]] = {}
 """The schedules of the executors that are entered, by the thread that they run in."""
+
+
+class Lending:
+    """One wait in a running job's own task, with the job's slot lent.
+
+    Called by whoever ends the wait, so that the job has its slot again, or is ahead of the queue
+    for it, before anybody else can take it.
+    """
+
+    __slots__ = ("_worker",)
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def __call__(self, _: object = None) -> None:
+        if self._worker.lending is self:
+            self._worker.lending = None
+            self._worker.ask_back()
+
+    @coroutine
+    def around(self, wait: Wait) -> Generator[Any, Any, None]:
+        worker = self._worker
+        if worker.lent:
+            yield from wait
+            return
+        worker.lend()
+        worker.lending = self
+        try:
+            yield from wait
+        except GeneratorExit:
+            worker.give_back()
+            raise
+        except BaseException:
+            yield from worker.take_back()
+            raise
+        yield from worker.take_back()
 
 
 @final

@@ -17,10 +17,10 @@ import anyio
 
 from . import _watching
 from ._future import CANCELLED, FAILED, Failure, Future, Status
+from ._lending import Lending
 from ._line import Returner
 
 if TYPE_CHECKING:
-    from ._backend import Wait
     from ._executor import Executor
     from ._line import Line
 
@@ -180,34 +180,14 @@ class Worker:
                 self._reason = None
         finally:
             self._stepper.close()
-            executor._workers.discard(self)
+            executor._staff.workers.discard(self)
 
     async def _redeem(self) -> bool:
-        """Wait for a grant; False once the executor has closed for good."""
-        executor = self._executor
-        schedule = executor._schedule
-        while (line := schedule.redeem()) is None:
-            # Whoever was told of a job's end is likely to submit another: stay awake for a moment.
-            executor._awake += 1
-            try:
-                await executor._backend.checkpoint()
-            finally:
-                executor._awake -= 1
-            if (line := schedule.redeem()) is not None:
-                break
-            if executor._resting > schedule.slots + 1:
-                # One of those that stood in for a lender.
-                executor._resting -= 1
-                return False
-            try:
-                await executor._bell.receive()
-            except anyio.EndOfStream:
-                return False
-            executor._staff()
-        self._line = line
-        self._number = schedule.take_number()
-        executor._resting -= 1
-        executor._staff()
+        """Wait for a grant; False if there won't be another."""
+        line = self._line = await self._executor._staff.wait_for_grant()
+        if line is None:
+            return False
+        self._number = self._executor._schedule.take_number()
         return True
 
     @coroutine
@@ -319,7 +299,7 @@ class Worker:
 
     def _rest(self) -> None:
         self._executor._schedule.return_number(self._number)
-        self._executor._resting += 1
+        self._executor._staff.rest()
 
     def _pass_on(self, line: Line) -> Line | None:
         """Have the slot of a job that has ended granted again, and keep the grant; or rest."""
@@ -396,42 +376,6 @@ class Worker:
                 return False
             await executor._backend.forgive()
         return True
-
-
-class Lending:
-    """One wait in a running job's own task, with the job's slot lent.
-
-    Called by whoever ends the wait, so that the job has its slot again, or is ahead of the queue
-    for it, before anybody else can take it.
-    """
-
-    __slots__ = ("_worker",)
-
-    def __init__(self, worker: Worker) -> None:
-        self._worker = worker
-
-    def __call__(self, _: object = None) -> None:
-        if self._worker.lending is self:
-            self._worker.lending = None
-            self._worker.ask_back()
-
-    @coroutine
-    def around(self, wait: Wait) -> Generator[Any, Any, None]:
-        worker = self._worker
-        if worker.lent:
-            yield from wait
-            return
-        worker.lend()
-        worker.lending = self
-        try:
-            yield from wait
-        except GeneratorExit:
-            worker.give_back()
-            raise
-        except BaseException:
-            yield from worker.take_back()
-            raise
-        yield from worker.take_back()
 
 
 async def await_it(awaitable: Awaitable[Any]) -> Any:
