@@ -4,6 +4,7 @@
 pytest.
 """
 
+import os
 import sys
 
 import nox
@@ -14,6 +15,9 @@ nox.options.default_venv_backend = "uv|virtualenv"
 # where CI is set, so that the same command passes on a machine with one Python.
 nox.options.download_python = "never"
 nox.options.error_on_missing_interpreters = False
+
+# The tests start hundreds of interpreters: none shall compile again what another has compiled.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PYPROJECT)
