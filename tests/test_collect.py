@@ -514,6 +514,7 @@ async def test_who_looks_at_failures(function: str, seen: bool) -> None:
         assert [type(exc) for exc in caught.value.exceptions] == [Boom]
 
 
+@pytest.mark.unmeasured
 @pytest.mark.real_time
 @pytest.mark.parametrize("function", ["gather", "wait", "as_completed", "first_result"])
 def test_cost_of_a_future_does_not_grow(function: str) -> None:

@@ -143,6 +143,7 @@ def seconds_per_lender(count: int) -> float:
     return (time.perf_counter() - begin) / count
 
 
+@pytest.mark.unmeasured
 @pytest.mark.real_time
 def test_a_free_slot_for_one_of_many_lenders_costs_no_more_than_for_one_of_few() -> None:
     """Of thousands who want their slot back, each that gets it costs a constant number of steps."""
@@ -518,6 +519,7 @@ async def test_cancelled_jobs_with_a_time_limit_do_not_pile_up_in_the_queue() ->
         executor.resume()
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("kind", ["as_completed", "map"])
 async def test_waits_for_results_that_were_given_up_do_not_pile_up(kind: str) -> None:
     """Who asks for the next result again and again, in vain, leaves nothing behind each time."""
