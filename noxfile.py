@@ -4,6 +4,7 @@
 pytest.
 """
 
+import os
 import sys
 
 import nox
@@ -14,6 +15,9 @@ nox.options.default_venv_backend = "uv|virtualenv"
 # where CI is set, so that the same command passes on a machine with one Python.
 nox.options.download_python = "never"
 nox.options.error_on_missing_interpreters = False
+
+# The tests start hundreds of interpreters: none shall compile again what another has compiled.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PYPROJECT)
@@ -49,14 +53,21 @@ OURS = ("-m", "not engines")
 FEW = {"HYPOTHESIS_PROFILE": "few"}
 
 
-@nox.session(python=PYTHONS)
+all_of_it: dict[str, str] = {}
+
+
+# Newest first: on each backend the first Python that is installed runs everything, the others our
+# own tests; what those leave out looks at other people's code, or at ever more random programs.
+@nox.session(python=PYTHONS[::-1])
 @nox.parametrize("backend", BACKENDS)
 def tests(session: nox.Session, backend: str) -> None:
     """Run the tests against the built package on one backend."""
     if backend == "uvloop" and sys.platform == "win32":
         session.skip("there's no uvloop for Windows")
+    whole = all_of_it.setdefault(backend, session.python) == session.python
     session.install(".", *group("test"))
-    session.run("python", "-X", "dev", *PYTEST, f"--backend={backend}", *session.posargs)
+    chosen = (*(() if whole else OURS), f"--backend={backend}", *session.posargs)
+    session.run("python", "-X", "dev", *PYTEST, *chosen, env={} if whole else FEW)
 
 
 @nox.session(python=PYTHONS[0])
@@ -76,7 +87,8 @@ measured: list[str] = []
 
 
 # Newest first, and only the first that is installed: one more run of the suite is enough. It's a
-# run of its own because tracing slows the code and keeps objects alive, which `tests` looks at.
+# run of its own because tracing slows the code and keeps objects alive, which `tests` looks at; so
+# it leaves out what's there for other reasons than to reach a line.
 @nox.session(python=PYTHONS[::-1])
 def coverage(session: nox.Session) -> None:
     """Run the tests on the newest Python that is installed; every line and branch must run."""
@@ -85,7 +97,10 @@ def coverage(session: nox.Session) -> None:
     measured.append(session.python)
     session.install("-e", ".", *group("test"))
     session.run("coverage", "erase")
-    session.run("coverage", "run", *PYTEST, *OURS, env=FEW)
+    # uvloop runs the lines that asyncio runs.
+    backends = ("--backend=asyncio", "--backend=trio")
+    chosen = ("-m", "not engines and not unmeasured")
+    session.run("coverage", "run", *PYTEST, *chosen, *backends, env=FEW)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
 

@@ -84,6 +84,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = keep
 
 
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector all that's there to stay; dozens of tests have it run."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     if IN_SOAK:
         for what, count in tally.items():

@@ -1362,6 +1362,7 @@ async def test_cancelling_again_and_again_while_jobs_unwind(delay: int):
         await all_slots_work(executor)
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize(
     ("count", "order"),
     [(100_000, "all"), (100_000, "forwards"), (20_000, "shuffled")],
@@ -1395,6 +1396,7 @@ async def test_cancelling_a_hundred_thousand_queued_jobs_is_quick(count: int, or
         await all_slots_work(executor)
 
 
+@pytest.mark.unmeasured
 async def test_gathering_thousands_of_jobs_that_are_cancelled_ends_at_once():
     """Whoever gathers a long queue that's cancelled is told of the first, without recursion."""
     async with Executor(1) as executor, anyio.create_task_group() as group:

@@ -14,7 +14,7 @@ from anyio.lowlevel import checkpoint
 import anyslots
 from anyslots import Executor
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.unmeasured]
 
 JOBS = 1000
 # Measured before there were instruments; the same on every backend.

@@ -107,6 +107,7 @@ def test_every_block_runs(
     anyio_backend: tuple[str, dict[str, Any]],
     loop_name: str,
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     """What a reader copies works, and prints what the page says."""
     real_time = ("time", "real") in [step[:2] for step in steps(page)]
@@ -119,6 +120,8 @@ def test_every_block_runs(
         name, options = (backend, {}) if backend else anyio_backend
         return anyio.run(fn, *args, backend=name, backend_options=options)
 
+    monkeypatch.chdir(tmp_path)  # for what pages save
+    monkeypatch.syspath_prepend(ROOT)  # for those that run an example
     monkeypatch.setattr(anyio, "open_signal_receiver", TerminatedAfterTenSeconds)
     monkeypatch.setattr(httpx, "AsyncClient", OfflineClient)
     namespace: dict[str, Any] = {"__name__": "__main__", "run_page": run}

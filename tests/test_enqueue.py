@@ -402,6 +402,7 @@ async def test_a_native_cancellation_in_the_tick_of_being_let_in(loop_name) -> N
     assert queue.begun == ["next"]
 
 
+@pytest.mark.unmeasured
 @either
 async def test_giving_up_often_keeps_nothing(where) -> None:
     """However many gave up waiting for room that never came, nothing is kept of their jobs."""
@@ -637,6 +638,7 @@ async def test_many_producers_all_finish() -> None:
         assert most == 10
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize(
     ("backend", "options"), [("asyncio", {"debug": False}), ("trio", {})], ids=["asyncio", "trio"]
 )

@@ -13,6 +13,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 pytestmark = [
     pytest.mark.parametrize(("backend", "slots"), [("asyncio", 4), ("trio", 1)]),
     pytest.mark.real_time,
+    pytest.mark.unmeasured,
 ]
 
 

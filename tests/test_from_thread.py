@@ -394,6 +394,7 @@ def test_a_loop_that_was_closed() -> None:
 # Many threads.
 
 
+@pytest.mark.unmeasured
 @pytest.mark.real_time
 @pytest.mark.usefixtures("quick_switches")
 async def test_eight_threads_that_submit_500_jobs_each() -> None:
@@ -411,6 +412,7 @@ async def test_eight_threads_that_submit_500_jobs_each() -> None:
         assert executor.statistics().succeeded == 4000
 
 
+@pytest.mark.unmeasured
 @pytest.mark.real_time
 @pytest.mark.usefixtures("quick_switches")
 async def test_cancelling_races_with_the_end_of_10000_jobs() -> None:

@@ -1293,6 +1293,7 @@ async def test_awaiting_leaves_nothing_behind() -> None:
         assert ref() is None
 
 
+@pytest.mark.unmeasured
 async def test_cancelled_waits_do_not_pile_up() -> None:
     """A future that is waited for again and again, in vain, holds nothing of those waits."""
 

@@ -165,6 +165,21 @@ def test_progress_draws_a_bar_for_each_lane_in_a_terminal(backend: str) -> None:
     assert re.search(r"crawler / api .*━.* 3/3 +0 running +1\.2/s +2 failed", api)
 
 
+def test_progress_can_be_part_of_a_display_of_ones_own() -> None:
+    """Printed like anything that rich draws, it's the bars as they are now."""
+
+    async def main() -> None:
+        progress = Progress(clock=anyio.current_time)
+        async with Executor(1, name="downloads", instruments=[progress]) as executor:
+            await executor.submit(anyio.sleep, 1)
+            executor.submit(anyio.sleep, 1)
+            console = Console(file=io.StringIO(), width=80)
+            console.print(progress)
+            assert re.search(r"downloads .* 1/2 ", console.file.getvalue())
+
+    run_in_virtual_time("asyncio", main)
+
+
 def test_progress_counts_what_happens_outside_of_its_block() -> None:
     """Nothing is shown then; what began before is in the bars."""
     out = io.StringIO()

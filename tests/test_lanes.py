@@ -472,6 +472,7 @@ async def test_a_dropped_lane_without_jobs_is_freed(options) -> None:
         assert [ref() for ref in freed] == [None, None]
 
 
+@pytest.mark.unmeasured
 async def test_a_dropped_lane_leaves_nothing_behind() -> None:
     """Of lanes that were dropped nothing is kept, even while the job of another waits for long."""
     async with Executor(slots=2) as executor:
@@ -525,6 +526,7 @@ quick = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.unmeasured
 @quick
 @pytest.mark.real_time
 @pytest.mark.usefixtures("no_collector")
@@ -538,6 +540,7 @@ def test_many_lanes_cost_no_more_each(backend, options) -> None:
     anyio.run(main, backend=backend, backend_options=options)
 
 
+@pytest.mark.unmeasured
 @quick
 @pytest.mark.parametrize("order", ["together", "oldest first", "newest first"])
 def test_many_jobs_cancelled_at_once(backend, options, order) -> None:

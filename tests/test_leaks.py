@@ -25,7 +25,7 @@ from anyio.lowlevel import checkpoint
 
 from anyslots import Executor, Future, JobCancelled, gather
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.unmeasured]
 
 variable: ContextVar[object] = ContextVar("variable")
 

@@ -172,6 +172,7 @@ async def check_all_slots_are_free(executor: Executor) -> None:
 # Recursion.
 
 
+@pytest.mark.unmeasured
 @every_way
 @pytest.mark.parametrize("slots", [1, 2, 3])
 async def test_recursive_fibonacci(way: Any, slots: int) -> None:
@@ -238,6 +239,7 @@ async def test_jobs_that_feed_their_own_bounded_queue(max_pending: int, whose: s
     check_counts(executor)
 
 
+@pytest.mark.unmeasured
 @virtual
 @pytest.mark.parametrize("way", [by_await, by_map], ids=["await", "map"])
 def test_chain_of_2000_jobs_that_wait_for_each_other(backend: str, way: Any) -> None:

@@ -179,6 +179,7 @@ print(*sorted(set(sys.modules) - before))
     assert not [module for module in modules if module.startswith("anyio._backends")]
 
 
+@pytest.mark.unmeasured
 @pytest.mark.real_time
 @pytest.mark.skipif(sys.platform == "win32", reason="tells the processor's time in steps of 16 ms")
 def test_import_takes_no_time(tmp_path: Path) -> None:

@@ -133,6 +133,7 @@ def downloader(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     del sys.modules["downloader"]
 
 
+@pytest.mark.unmeasured
 @pytest.mark.real_time
 @pytest.mark.parametrize("library", ["httpx", "httpx2"])
 def test_the_downloader(

@@ -795,6 +795,21 @@ def test_a_cancelled_jobs_grant_passes_over_those_who_have_given_up() -> None:
     assert schedule.statistics().submitted == 2
 
 
+def test_those_who_gave_up_waiting_for_room_are_not_kept() -> None:
+    """However many give up, and whoever waits still, their line keeps a few dozen at most."""
+    schedule = Schedule(1, lambda: None, lambda _: None, lambda: 0.0, max_pending=0)
+    line = schedule.line
+    granted, waits = Job(0), Job(1)
+    schedule.submit(line, granted)
+    application = schedule.apply(line, waits, Event())
+    for number in range(100):
+        schedule.withdraw(line, schedule.apply(line, Job(2 + number), Event()))
+        assert len(line.applicants) <= 2 * line.applying + 33
+    schedule.discard(line, granted)
+    assert application.granted
+    assert schedule.start(line) is waits
+
+
 def test_a_tick_tells_only_of_jobs_that_wait_still() -> None:
     """Of the jobs whose time is up, those that began or were cancelled meanwhile are left alone."""
     times = [0.0]

@@ -29,10 +29,6 @@ from anyslots import Executor, JobCancelled, to_pool
 
 pytestmark = pytest.mark.anyio
 
-loky = pytest.importorskip("loky", reason="loky isn't installed")
-dask = pytest.importorskip("dask", reason="dask isn't installed")
-distributed = pytest.importorskip("distributed", reason="distributed isn't installed")
-
 on_loky = (pytest.mark.engines, pytest.mark.xdist_group("loky"))
 on_dask = (pytest.mark.engines, pytest.mark.xdist_group("dask"))
 ENGINES = [
@@ -46,6 +42,9 @@ ENGINES = [
 @pytest.fixture(scope="session")
 def dask_pool() -> Iterator[concurrent.futures.Executor]:
     """Two worker processes; if its worker dies, a call is run once more instead of three times."""
+    # Imported by the tests that use it alone: it takes a second, and most sessions leave them out.
+    dask = pytest.importorskip("dask", reason="dask isn't installed")
+    distributed = pytest.importorskip("distributed", reason="distributed isn't installed")
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 1}),
         distributed.LocalCluster(
@@ -62,6 +61,18 @@ def dask_pool() -> Iterator[concurrent.futures.Executor]:
 
 def processes(workers: int = 2) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+
+
+def of_loky(workers: int) -> concurrent.futures.Executor:
+    loky = pytest.importorskip("loky", reason="loky isn't installed")
+    return loky.ProcessPoolExecutor(workers)
+
+
+MAKE: dict[str, Callable[[int], concurrent.futures.Executor]] = {
+    "threads": ThreadPoolExecutor,
+    "processes": processes,
+    "loky": of_loky,
+}
 
 
 @pytest.fixture(scope="session")
@@ -85,12 +96,7 @@ def pool(
     if engine == "dask":
         return request.getfixturevalue("dask_pool")
     if engine not in pools:
-        make: dict[str, Callable[[int], concurrent.futures.Executor]] = {
-            "threads": ThreadPoolExecutor,
-            "processes": processes,
-            "loky": loky.ProcessPoolExecutor,
-        }
-        pools[engine] = make[engine](2)
+        pools[engine] = MAKE[engine](2)
     return pools[engine]
 
 
@@ -219,12 +225,8 @@ async def test_calls_that_wait_for_a_slot_never_reach_the_pool(
 @pytest.mark.parametrize("engine", ["processes", pytest.param("loky", marks=on_loky)])
 async def test_a_worker_that_dies(engine: str, tmp_path: Path) -> None:
     """Every future of its pool fails with the pool's own error, and the executor goes on."""
-    make: dict[str, Callable[[int], concurrent.futures.Executor]] = {
-        "processes": processes,
-        "loky": loky.ProcessPoolExecutor,
-    }
     log = tmp_path / "log"
-    pool = make[engine](2)
+    pool = MAKE[engine](2)
     async with Executor(3) as executor:
         futures = [
             executor.submit(to_pool.run_sync, die, str(log), pool=pool),
@@ -248,12 +250,14 @@ async def test_a_worker_that_dies(engine: str, tmp_path: Path) -> None:
 @pytest.mark.xdist_group("dask")
 def test_a_worker_of_dask_that_dies(dask_pool: concurrent.futures.Executor, tmp_path: Path) -> None:
     """Dask runs the call again elsewhere; then it fails, and the cluster and the executor go on."""
+    from distributed import KilledWorker
+
     log = tmp_path / "log"
 
     async def main() -> None:
         async with Executor(2) as executor:
             future = executor.submit(to_pool.run_sync, die, str(log), pool=dask_pool)
-            with pytest.raises(distributed.KilledWorker, match="die"):
+            with pytest.raises(KilledWorker, match="die"):
                 await future
             assert await executor.submit(to_pool.run_sync, add, 1, 1, pool=dask_pool) == 2
 
@@ -366,6 +370,7 @@ def test_a_loop_that_ends_before_the_call(loop_name: str, caplog: pytest.LogCapt
     assert caplog.records == []
 
 
+@pytest.mark.unmeasured
 @pytest.mark.real_time
 async def test_two_thousand_random_cancellations() -> None:
     """Whenever calls are cancelled, each is settled and each slot comes back."""
