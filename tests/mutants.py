@@ -222,7 +222,7 @@ def first_failure(folder: str, tests: list[str]) -> str | None:
             if process.wait(timeout=300) == 0:
                 return None
             output.seek(0)
-            failed = [line.split()[1] for line in output if line.startswith(("FAILED", "ERROR"))]
+            failed = [line.split()[1] for line in output if line.startswith(("FAILED", "ERROR t"))]
             return failed[0] if failed else "a test process that died"
         except subprocess.TimeoutExpired:
             return "the time limit: a test hangs"

@@ -1,4 +1,4 @@
-"""The ways to run a coroutine on asyncio's event loops, where they exist."""
+"""The event loops' own ways to run a coroutine, where they exist."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+import trio
 
 HAS_UVLOOP = sys.platform != "win32"
 needs_uvloop = pytest.mark.skipif(not HAS_UVLOOP, reason="there's no uvloop for Windows")
@@ -17,3 +18,12 @@ if HAS_UVLOOP:
     import uvloop
 
     RUNNERS["uvloop.run"] = uvloop.run
+
+
+def run(loop_name: str, main: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    """Run ``main`` as the event loop's own users do, asyncio's with debugging."""
+    if loop_name == "trio":
+        return trio.run(main)
+    if loop_name == "uvloop":
+        return uvloop.run(main())
+    return asyncio.run(main(), debug=True)

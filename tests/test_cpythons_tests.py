@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cpython_executor_tests import NOT_SHIPPED
 
-pytestmark = [pytest.mark.engines, pytest.mark.real_time]
+pytestmark = [pytest.mark.unmeasured, pytest.mark.real_time]
 
 PROGRAM = Path(__file__).parent / "cpython_executor_tests.py"
 

@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextvars import ContextVar
 from multiprocessing import get_context
@@ -19,11 +19,10 @@ from typing import Any
 
 import anyio
 import pytest
-import trio
-import uvloop
 from anyio import to_thread, wait_all_tasks_blocked
 from anyio.lowlevel import checkpoint
 from pool_functions import add, die, fail, meet, pid
+from runners import run
 
 from anyslots import Executor, JobCancelled, to_pool
 
@@ -126,15 +125,6 @@ def meeting() -> Iterator[Meeting]:
     yield meeting
     meeting.let_go()
     meeting.listener.close()
-
-
-def run(loop_name: str, main: Callable[[], Awaitable[None]]) -> None:
-    if loop_name == "trio":
-        trio.run(main)
-    elif loop_name == "uvloop":
-        uvloop.run(main())
-    else:
-        asyncio.run(main(), debug=True)
 
 
 async def all_blocked() -> None:
