@@ -397,12 +397,14 @@ async def test_giving_up_before_the_last_job_of_a_queue_ends(behind) -> None:
             executor.submit(released.wait)
             scope = anyio.CancelScope()
 
-            async def tear() -> None:
+            async def tear(
+                executor: Executor, scope: anyio.CancelScope, begun: list[object]
+            ) -> None:
                 with scope:
                     await executor.enqueue(note, begun, "torn")
                     begun.append("let in")
 
-            tasks.start_soon(tear)
+            tasks.start_soon(tear, executor, scope, begun)
             await all_blocked()
             for name in range(behind):
                 tasks.start_soon(executor.enqueue, note, begun, name)

@@ -730,6 +730,77 @@ async def test_error_of_closing_the_source_comes_out() -> None:
             await executor.map(first, source(), [0])
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("leave", ["the block", "aclose"])
+async def test_error_of_closing_the_source_early_comes_out(leave, asynchronous) -> None:
+    """Who leaves early is told if the source can't be closed, too; once."""
+
+    def numbers() -> Iterator[int]:
+        try:
+            while True:
+                yield 1
+        finally:
+            raise Boom("closing")
+
+    async def endless() -> AsyncIterator[int]:
+        try:
+            while True:
+                yield 1
+        finally:
+            raise Boom("closing")
+
+    async with Executor(1) as executor:
+        results = executor.map(double, endless() if asynchronous else numbers())
+        assert await anext(results) == 2
+        with pytest.raises(Boom, match="closing"):
+            if leave == "aclose":
+                await results.aclose()
+            else:
+                async with results:
+                    pass
+        await results.aclose()
+        assert await results == []
+        check_counts(executor)
+
+
+async def test_error_of_closing_the_source_hides_no_other() -> None:
+    """An exception that leaves the block, or a job's, goes on though the source can't be closed."""
+
+    async def endless() -> AsyncIterator[int]:
+        try:
+            while True:
+                yield 1
+        finally:
+            raise Boom("closing")
+
+    async def fail(_: int) -> None:
+        raise KeyError("job")
+
+    async with Executor(1, on_error="log") as executor:
+        with pytest.raises(KeyError, match="body"):
+            async with executor.map(double, endless()) as results:
+                assert await anext(results) == 2
+                raise KeyError("body")
+        with pytest.raises(KeyError, match="job"):
+            async for _ in executor.map(fail, endless()):
+                pass
+        with pytest.raises(KeyError, match="job"):
+            await executor.map(fail, endless())
+
+
+async def test_old_fashioned_sequences() -> None:
+    """What `iter` takes, `map` takes: objects that have but `__getitem__`, too."""
+
+    class Squares:
+        def __getitem__(self, index: int) -> int:
+            if index == 4:
+                raise IndexError
+            return index**2
+
+    async with Executor(2) as executor:
+        assert await executor.map(double, Squares()) == [0, 2, 8, 18]  # type: ignore[arg-type]
+
+
 async def test_cancelled_job_raises_at_its_place() -> None:
     """A job that's cancelled, here all of them, counts as a failure."""
     async with Executor(2) as executor, executor.map(anyio.sleep, [1000, 1000]) as results:
