@@ -325,10 +325,11 @@ class Lane:
         """
         self._executor._check_loop("cancel the jobs of")
         running = [worker for worker in self._executor._workers if self._runs(worker.future)]
-        for line in self._lines():
-            self._schedule.drain(line, reason)
+        # First those that run: one that waits for a queued job meets its own cancellation.
         for worker in running:
             worker.cancel(reason)
+        for line in self._lines():
+            self._schedule.drain(line, reason)
 
     def close(self) -> None:
         """Take no more jobs; those that are queued still run.
