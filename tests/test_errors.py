@@ -340,6 +340,23 @@ async def test_cancel_logs_errors_beside_an_exception_of_the_body(log: Log) -> N
     assert log.errors == ["Boom()"]
 
 
+@pytest.mark.parametrize("how", ["submit", "enqueue", "map"])
+async def test_cancel_raises_the_first_error_though_the_body_is_refused(how: str, log: Log) -> None:
+    """What refuses the body after the first error doesn't hide that error."""
+    error = Boom()
+    with pytest.raises(ExceptionGroup) as caught:
+        async with Executor(1, on_error="cancel") as executor:
+            await submit_failed(executor, error)
+            if how == "submit":
+                executor.submit(give)
+            elif how == "enqueue":
+                await executor.enqueue(give)
+            else:
+                await executor.map(give, [1])
+    assert caught.value.exceptions == (error,)
+    assert not log.entries
+
+
 @pytest.mark.parametrize("on_error", ["hold", "log"])
 async def test_errors_that_were_looked_at_are_not_logged(on_error: Any, log: Log) -> None:
     """When the body raises, an error that it has looked at before isn't logged."""

@@ -348,7 +348,9 @@ class Executor(Lane):
             outcome: BaseException | None = self._fatal
         elif error is None or isinstance(error, self._backend.cancelled):
             outcome = None
-        elif self._cancels_on_error and (error in exceptions or isinstance(error, JobCancelled)):
+        elif self._cancels_on_error and (
+            error in exceptions or isinstance(error, (JobCancelled, ExecutorClosed))
+        ):
             # The body only met what the first failure brought about.
             outcome = None
         else:
