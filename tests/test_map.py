@@ -401,6 +401,15 @@ def test_source_is_pulled_while_jobs_run(backend: str) -> None:
     run_in_virtual_time(backend, main)
 
 
+async def test_a_list_of_nothing_is_a_checkpoint() -> None:
+    """Awaited, a `map` of nothing can be cancelled like any other."""
+    async with Executor(1) as executor:
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await executor.map(double, [])
+        assert scope.cancelled_caught
+
+
 async def test_nothing_is_taken_before_it_is_asked_for() -> None:
     """A `map` that's only made takes nothing, runs nothing and warns of nothing."""
     source = Source()

@@ -172,6 +172,8 @@ class Results(Generic[T]):
                     if futures[0].done():
                         break
                 if not await self._ready():
+                    if not results:
+                        await self._lane._executor._backend.checkpoint()
                     return results
                 results.append(self._give())
                 while futures and futures[0]._status is SUCCEEDED:
