@@ -78,11 +78,12 @@ class Lane:
     __slots__ = ("__weakref__", "_executor", "_gate", "_line", "_schedule", "name")
 
     name: str | None
-    # Which jobs `cancel`, `join` and the like are about, and where submitted ones queue.
-    _executor: Executor
-    _schedule: Schedule
-    _line: Line
-    _gate: Gate
+    if TYPE_CHECKING:  # or else `typing.get_type_hints` looked for these names in vain
+        # Which jobs `cancel`, `join` and the like are about, and where submitted ones queue.
+        _executor: Executor
+        _schedule: Schedule
+        _line: Line
+        _gate: Gate
 
     def __init__(self, executor: Executor, name: str | None, line: Line) -> None:
         self.name = name
