@@ -328,6 +328,18 @@ async def test_exception_of_the_body_does_not_hide_errors_of_jobs(on_error: Any,
     assert caught.value.__context__ is None
 
 
+@pytest.mark.parametrize("on_error", POLICIES)
+@pytest.mark.parametrize("error", [BodyError(), ExceptionGroup("body", [BodyError()])])
+async def test_the_block_raises_the_very_exception_of_its_body(on_error: Any, error: Any) -> None:
+    """The body's own exception leaves as the object that it is, be it a group."""
+    with pytest.raises(type(error)) as caught:
+        async with Executor(1, on_error=on_error) as executor:
+            executor.submit(anyio.sleep_forever)
+            await all_blocked()
+            raise error
+    assert caught.value is error
+
+
 async def test_cancel_logs_errors_beside_an_exception_of_the_body(log: Log) -> None:
     """With "cancel", too, a body's own exception leaves unwrapped, and the jobs' are logged."""
     with pytest.raises(BodyError):
