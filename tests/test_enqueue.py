@@ -387,6 +387,35 @@ async def test_giving_up_in_the_tick_of_being_let_in(where, room, order) -> None
         assert queue.lane.statistics().submitted == room + len(queue.begun)
 
 
+@pytest.mark.parametrize("behind", [0, 1])
+async def test_giving_up_before_the_last_job_of_a_queue_ends(behind) -> None:
+    """Nor does it submit its job if the slot comes from a job of the same, otherwise empty lane."""
+    for _ in range(10):
+        begun: list[object] = []
+        async with anyio.create_task_group() as tasks, Executor(1, max_pending=0) as executor:
+            released = anyio.Event()
+            executor.submit(released.wait)
+            scope = anyio.CancelScope()
+
+            async def tear(
+                executor: Executor, scope: anyio.CancelScope, begun: list[object]
+            ) -> None:
+                with scope:
+                    await executor.enqueue(note, begun, "torn")
+                    begun.append("let in")
+
+            tasks.start_soon(tear, executor, scope, begun)
+            await all_blocked()
+            for name in range(behind):
+                tasks.start_soon(executor.enqueue, note, begun, name)
+                await all_blocked()
+            released.set()
+            scope.cancel()
+        assert begun == [*range(behind)]
+        counts = executor.statistics()
+        assert (counts.submitted, counts.cancelled) == (1 + behind, 0)
+
+
 async def test_a_native_cancellation_in_the_tick_of_being_let_in(loop_name) -> None:
     """Under asyncio, a task that's cancelled when it has been let in already takes its job back."""
     if loop_name == "trio":

@@ -328,6 +328,18 @@ async def test_exception_of_the_body_does_not_hide_errors_of_jobs(on_error: Any,
     assert caught.value.__context__ is None
 
 
+@pytest.mark.parametrize("on_error", POLICIES)
+@pytest.mark.parametrize("error", [BodyError(), ExceptionGroup("body", [BodyError()])])
+async def test_the_block_raises_the_very_exception_of_its_body(on_error: Any, error: Any) -> None:
+    """The body's own exception leaves as the object that it is, be it a group."""
+    with pytest.raises(type(error)) as caught:
+        async with Executor(1, on_error=on_error) as executor:
+            executor.submit(anyio.sleep_forever)
+            await all_blocked()
+            raise error
+    assert caught.value is error
+
+
 async def test_cancel_logs_errors_beside_an_exception_of_the_body(log: Log) -> None:
     """With "cancel", too, a body's own exception leaves unwrapped, and the jobs' are logged."""
     with pytest.raises(BodyError):
@@ -338,6 +350,23 @@ async def test_cancel_logs_errors_beside_an_exception_of_the_body(log: Log) -> N
             finally:
                 raise BodyError
     assert log.errors == ["Boom()"]
+
+
+@pytest.mark.parametrize("how", ["submit", "enqueue", "map"])
+async def test_cancel_raises_the_first_error_though_the_body_is_refused(how: str, log: Log) -> None:
+    """What refuses the body after the first error doesn't hide that error."""
+    error = Boom()
+    with pytest.raises(ExceptionGroup) as caught:
+        async with Executor(1, on_error="cancel") as executor:
+            await submit_failed(executor, error)
+            if how == "submit":
+                executor.submit(give)
+            elif how == "enqueue":
+                await executor.enqueue(give)
+            else:
+                await executor.map(give, [1])
+    assert caught.value.exceptions == (error,)
+    assert not log.entries
 
 
 @pytest.mark.parametrize("on_error", ["hold", "log"])

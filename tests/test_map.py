@@ -401,6 +401,15 @@ def test_source_is_pulled_while_jobs_run(backend: str) -> None:
     run_in_virtual_time(backend, main)
 
 
+async def test_a_list_of_nothing_is_a_checkpoint() -> None:
+    """Awaited, a `map` of nothing can be cancelled like any other."""
+    async with Executor(1) as executor:
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await executor.map(double, [])
+        assert scope.cancelled_caught
+
+
 async def test_nothing_is_taken_before_it_is_asked_for() -> None:
     """A `map` that's only made takes nothing, runs nothing and warns of nothing."""
     source = Source()
@@ -728,6 +737,77 @@ async def test_error_of_closing_the_source_comes_out() -> None:
     async with Executor(1) as executor:
         with pytest.raises(Boom, match="closing"):
             await executor.map(first, source(), [0])
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("leave", ["the block", "aclose"])
+async def test_error_of_closing_the_source_early_comes_out(leave, asynchronous) -> None:
+    """Who leaves early is told if the source can't be closed, too; once."""
+
+    def numbers() -> Iterator[int]:
+        try:
+            while True:
+                yield 1
+        finally:
+            raise Boom("closing")
+
+    async def endless() -> AsyncIterator[int]:
+        try:
+            while True:
+                yield 1
+        finally:
+            raise Boom("closing")
+
+    async with Executor(1) as executor:
+        results = executor.map(double, endless() if asynchronous else numbers())
+        assert await anext(results) == 2
+        with pytest.raises(Boom, match="closing"):
+            if leave == "aclose":
+                await results.aclose()
+            else:
+                async with results:
+                    pass
+        await results.aclose()
+        assert await results == []
+        check_counts(executor)
+
+
+async def test_error_of_closing_the_source_hides_no_other() -> None:
+    """An exception that leaves the block, or a job's, goes on though the source can't be closed."""
+
+    async def endless() -> AsyncIterator[int]:
+        try:
+            while True:
+                yield 1
+        finally:
+            raise Boom("closing")
+
+    async def fail(_: int) -> None:
+        raise KeyError("job")
+
+    async with Executor(1, on_error="log") as executor:
+        with pytest.raises(KeyError, match="body"):
+            async with executor.map(double, endless()) as results:
+                assert await anext(results) == 2
+                raise KeyError("body")
+        with pytest.raises(KeyError, match="job"):
+            async for _ in executor.map(fail, endless()):
+                pass
+        with pytest.raises(KeyError, match="job"):
+            await executor.map(fail, endless())
+
+
+async def test_old_fashioned_sequences() -> None:
+    """What `iter` takes, `map` takes: objects that have but `__getitem__`, too."""
+
+    class Squares:
+        def __getitem__(self, index: int) -> int:
+            if index == 4:
+                raise IndexError
+            return index**2
+
+    async with Executor(2) as executor:
+        assert await executor.map(double, Squares()) == [0, 2, 8, 18]  # type: ignore[arg-type]
 
 
 async def test_cancelled_job_raises_at_its_place() -> None:

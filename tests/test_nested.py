@@ -882,6 +882,34 @@ def test_cancelling_a_job_that_waits_in_any_way(backend: str, way: Any) -> None:
     run_in_virtual_time(backend, main)
 
 
+@every_way
+@pytest.mark.parametrize("how", ["executor", "lane", "shutdown"])
+async def test_cancelling_all_jobs_is_no_failure_of_those_that_wait_for_others(way, how) -> None:
+    """If a job and the queued ones that it waits for are cancelled together, none of them fails."""
+
+    async def leaf(_: object) -> None:
+        await anyio.sleep_forever()
+
+    async def parent() -> None:
+        await way(lane, leaf, range(3))
+
+    async with Executor(1) as executor:
+        lane = executor.lane()
+        future = lane.submit(parent)
+        await anyio.wait_all_tasks_blocked()
+        assert lane.statistics().lent == 1
+        if how == "executor":
+            executor.cancel()
+        elif how == "lane":
+            lane.cancel()
+        else:
+            await executor.shutdown(grace=0)
+        await future.wait()
+        assert future.cancelled()
+        await executor.join()
+        assert executor.statistics().failed == 0
+
+
 @virtual
 @pytest.mark.parametrize("slots", [1, 2])
 def test_job_that_stops_waiting_goes_on_only_with_a_slot(backend: str, slots: int) -> None:

@@ -140,6 +140,12 @@ def test_type_hints_of_functions_resolve(fn: Any) -> None:
     assert set(typing.get_type_hints(fn)) == {*inspect.signature(fn).parameters, "return"}
 
 
+@pytest.mark.parametrize("cls", CLASSES.values())
+def test_type_hints_of_classes_resolve(cls: Any) -> None:
+    """`typing.get_type_hints` works on every public class."""
+    typing.get_type_hints(cls)
+
+
 @pytest.mark.parametrize("name", ["Executor", "Statistics"])
 def test_type_hints_of_constructors_resolve(name: str) -> None:
     """`typing.get_type_hints` works on the constructors that users call."""

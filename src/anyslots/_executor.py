@@ -30,7 +30,7 @@ from ._staff import Staff
 from ._statistics import Statistics
 from ._unseen import POLICIES, log_unseen
 from ._watching import WatchedSchedule, check_instruments
-from ._worker import CANCELLED_FROM_OUTSIDE, Worker
+from ._worker import CANCELLED_FROM_OUTSIDE, Worker, split
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -307,7 +307,9 @@ class Executor(Lane):
             elif self._scope.__exit__(type(error), error, error.__traceback__):
                 error = None
         except BaseException as rest:
-            error = rest
+            # Out of a scope of trio's, a group is another, though no cancellation was in it.
+            if error is None or split(error, self._backend.cancelled)[0]:
+                error = rest
         return error
 
     def _met_own_cancellation(self, error: BaseException | None) -> bool:
@@ -330,7 +332,9 @@ class Executor(Lane):
             outcome: BaseException | None = self._fatal
         elif error is None or isinstance(error, self._backend.cancelled):
             outcome = None
-        elif self._cancels_on_error and (error in exceptions or isinstance(error, JobCancelled)):
+        elif self._cancels_on_error and (
+            error in exceptions or isinstance(error, (JobCancelled, ExecutorClosed))
+        ):
             # The body only met what the first failure brought about.
             outcome = None
         else:

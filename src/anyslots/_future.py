@@ -99,12 +99,13 @@ class Future(Generic[T_co]):
     _args: tuple[Any, ...] | None
     _kwargs: dict[str, Any] | None
     _context: Context | None
-    # The worker that runs the job, while it runs.
-    _worker: Worker | None
+    if TYPE_CHECKING:  # or else `typing.get_type_hints` looked for these names in vain
+        # The worker that runs the job, while it runs.
+        _worker: Worker | None
+        # Called in turn, with the future, once it's done; none of them may raise. One by itself, as
+        # it mostly is, or several in a dict, for its order and to take out one in one step.
+        _callbacks: Watcher | dict[Watcher, None] | None
     _slot: int | None
-    # Called in turn, with the future, once it's done; none of them may raise. One by itself, as
-    # it mostly is, or several in a dict, for its order and to take out one of many in one step.
-    _callbacks: Watcher | dict[Watcher, None] | None
     # The return value, the `Failure`, or the reason of the cancellation, as the status says.
     _value: Any
 

@@ -78,11 +78,12 @@ class Lane:
     __slots__ = ("__weakref__", "_executor", "_gate", "_line", "_schedule", "name")
 
     name: str | None
-    # Which jobs `cancel`, `join` and the like are about, and where submitted ones queue.
-    _executor: Executor
-    _schedule: Schedule
-    _line: Line
-    _gate: Gate
+    if TYPE_CHECKING:  # or else `typing.get_type_hints` looked for these names in vain
+        # Which jobs `cancel`, `join` and the like are about, and where submitted ones queue.
+        _executor: Executor
+        _schedule: Schedule
+        _line: Line
+        _gate: Gate
 
     def __init__(self, executor: Executor, name: str | None, line: Line) -> None:
         self.name = name
@@ -325,10 +326,11 @@ class Lane:
         """
         self._executor._check_loop("cancel the jobs of")
         running = [worker for worker in self._executor._staff.workers if self._runs(worker.future)]
-        for line in self._lines():
-            self._schedule.drain(line, reason)
+        # First those that run: one that waits for a queued job meets its own cancellation.
         for worker in running:
             worker.cancel(reason)
+        for line in self._lines():
+            self._schedule.drain(line, reason)
 
     def close(self) -> None:
         """Take no more jobs; those that are queued still run.

@@ -104,7 +104,7 @@ class Results(Generic[T]):
         try:
             return self._give()
         except BaseException:
-            await self.aclose()
+            await self._close()
             raise
 
     async def __aenter__(self) -> Self:
@@ -118,13 +118,24 @@ class Results(Generic[T]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self.aclose()
+        await (self.aclose() if exc is None else self._close())
 
     async def aclose(self) -> None:
         """Take no more inputs, close their sources, and cancel the jobs whose results are left.
 
         Returns once all that has been done and the jobs have unwound, even if it's cancelled.
+        Raises what a source raises as it's closed; a block that an exception leaves doesn't.
         """
+        known = self._error
+        await self._close()
+        error, self._error = self._error, None
+        if error is not known and error is not None:
+            try:
+                raise error
+            finally:
+                del error
+
+    async def _close(self) -> None:
         self._closed = True
         if not self._started:
             self._started = True
@@ -161,6 +172,8 @@ class Results(Generic[T]):
                     if futures[0].done():
                         break
                 if not await self._ready():
+                    if not results:
+                        await self._lane._executor._backend.checkpoint()
                     return results
                 results.append(self._give())
                 while futures and futures[0]._status is SUCCEEDED:
@@ -168,7 +181,7 @@ class Results(Generic[T]):
         except BaseException:
             if takes_itself:
                 self._end_inputs()
-            await self.aclose()
+            await self._close()
             raise
 
     def _give(self) -> T:
@@ -346,10 +359,10 @@ class Results(Generic[T]):
                 self._error = self._error or exc
 
 
-def iterator_of(iterable: object) -> Any:
+def iterator_of(iterable: Any) -> Any:
     """An iterator over an iterable, whether it's an asynchronous one or not."""
     if isinstance(iterable, AsyncIterable):
         return aiter(iterable)
-    if isinstance(iterable, Iterable):
+    if isinstance(iterable, Iterable) or hasattr(type(iterable), "__getitem__"):
         return iter(iterable)
     raise TypeError(f"map takes iterables or asynchronous iterables, not {iterable!r}")

@@ -251,7 +251,12 @@ class Schedule:
     def proceed(self, line: Line) -> Future[Any] | None:
         """The job that starts at once in the slot that one of `line` has left; or free the slot."""
         turns = self._turns
-        if line is turns.sole and self.held <= self.limit and not self._returning:
+        if (
+            line is turns.sole
+            and self.held <= self.limit
+            and not self._returning
+            and not (line.applying and self._is_deserted(line))
+        ):
             # There's nothing to choose: the line keeps slot and place.
             if line.waiting == 1:
                 turns.step_back(line)
@@ -490,7 +495,7 @@ class Schedule:
             self._sleep(None, self._opens_at(self._meters))
             return None
         while (line := self._turns.next()) is not None:
-            if line.applying and line.applying == line.waiting and not self._has_applicant(line):
+            if line.applying and self._is_deserted(line):
                 continue  # it has stepped back
             if not line.meters or self._opens_at(line.meters) <= self.now():
                 return line
@@ -604,6 +609,10 @@ class Schedule:
 
     def _has_own_room(self, line: Line) -> bool:
         return line.waiting - line.applying < line.max_pending
+
+    def _is_deserted(self, line: Line) -> bool:
+        """Whether all that waits in a line is applications, and whoever applied has given up."""
+        return line.applying == line.waiting and not self._has_applicant(line)
 
     def _has_applicant(self, line: Line) -> bool:
         """Whether somebody applies; those who have given up without having left are taken out."""
