@@ -288,6 +288,27 @@ async def test_walk_of_a_directory(tmp_path: Path) -> None:
 # What's lent, when, and to whom.
 
 
+async def test_a_job_that_waits_for_itself_is_told_so() -> None:
+    """It would wait for ever; a task that it has started may wait for it."""
+
+    async def job() -> str:
+        future = futures[0]
+        with pytest.raises(RuntimeError, match="cannot wait for itself"):
+            await future
+        with pytest.raises(RuntimeError, match="cannot wait for itself"):
+            await future.wait()
+        group.start_soon(child, future)
+        await checkpoint()
+        return "done"
+
+    async def child(future: Future[str]) -> None:
+        assert await future == "done"
+
+    futures: list[Future[str]] = []
+    async with anyio.create_task_group() as group, Executor(1) as executor:
+        futures.append(executor.submit(job))
+
+
 async def test_lender_is_counted_as_lent_until_it_runs_again() -> None:
     """A job that waits for its own executor is lent; it's running again before its code goes on."""
     counts = []

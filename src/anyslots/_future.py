@@ -71,7 +71,8 @@ class Future(Generic[T_co]):
 
     Await it from any task of the executor's event loop, and from as many as you like: each gets
     the job's return value, or the exception that the job raised. Cancelling a task that awaits
-    a future leaves the job alone; `cancel` cancels the job.
+    a future leaves the job alone; `cancel` cancels the job. A job that awaits its own future gets
+    a `RuntimeError`.
 
     ::
 
@@ -267,6 +268,8 @@ class Future(Generic[T_co]):
         lending = lending_in(self._lane._schedule)
         if lending is None:
             return wait
+        if lending.worker is self._worker:
+            raise RuntimeError(f"job {self.name} cannot wait for itself")
         self._watch(lending)
         return lending.around(wait)
 

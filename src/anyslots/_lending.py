@@ -24,19 +24,19 @@ class Lending:
     for it, before anybody else can take it.
     """
 
-    __slots__ = ("_worker",)
+    __slots__ = ("worker",)
 
     def __init__(self, worker: Worker) -> None:
-        self._worker = worker
+        self.worker = worker
 
     def __call__(self, _: object = None) -> None:
-        if self._worker.lending is self:
-            self._worker.lending = None
-            self._worker.ask_back()
+        if self.worker.lending is self:
+            self.worker.lending = None
+            self.worker.ask_back()
 
     @coroutine
     def around(self, wait: Wait) -> Generator[Any, Any, None]:
-        worker = self._worker
+        worker = self.worker
         if worker.lent:
             yield from wait
             return
