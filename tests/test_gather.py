@@ -156,6 +156,26 @@ async def test_first_failure_in_time_is_raised_not_the_first_argument() -> None:
             await late
 
 
+async def test_first_of_two_that_end_in_one_step_is_raised() -> None:
+    """What comes before the gathering task wakes changes nothing any more."""
+    caught: list[str] = []
+
+    async def collect(*futures: Future[Any]) -> None:
+        with pytest.raises(JobCancelled) as info:
+            await gather(*futures)
+        caught.append(str(info.value))
+
+    async with Executor(1) as executor, anyio.create_task_group() as group:
+        running = executor.submit(anyio.sleep_forever)
+        queued = [executor.submit(give) for _ in range(2)]
+        group.start_soon(collect, *queued)
+        await all_blocked()
+        queued[1].cancel("the first")
+        queued[0].cancel("the second")
+        running.cancel()
+    assert caught == ["job give was cancelled: the first"]
+
+
 async def test_failure_before_the_call_is_raised() -> None:
     """A future that has failed before ends `gather`, though others aren't done."""
     event = anyio.Event()
