@@ -43,7 +43,7 @@ def in_a_full_executor(part: Callable[[Executor, Any], object]) -> p.Program:
 
 
 def make_future(executor: Executor, job: Any) -> Future[Any]:
-    return Future(executor, job, (), None, CONTEXT)
+    return Future._make(executor, job, (), None, CONTEXT)
 
 
 CONTEXT = copy_context()

@@ -116,7 +116,7 @@ class Lane:
             raise TypeError(f"fn must be callable, not {fn!r}; submit(fn, *args), not submit(fn())")
         if self._line.bounded and not self._schedule.has_room(self._line):
             raise anyio.WouldBlock
-        future: Future[T] = Future(self, fn, args, kwargs or None, copy_context())
+        future: Future[T] = Future._make(self, fn, args, kwargs or None, copy_context())
         self._schedule.submit(self._line, future)
         return future
 
@@ -143,7 +143,7 @@ class Lane:
         if not callable(fn):
             raise TypeError(f"fn must be callable, not {fn!r}; enqueue(fn, *args)")
         await anyio.lowlevel.checkpoint_if_cancelled()
-        future: Future[T] = Future(self, fn, args, kwargs or None, copy_context())
+        future: Future[T] = Future._make(self, fn, args, kwargs or None, copy_context())
         if not self._line.bounded or self._schedule.has_room(self._line):
             self._schedule.submit(self._line, future)
             await anyio.lowlevel.cancel_shielded_checkpoint()
