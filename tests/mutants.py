@@ -57,7 +57,7 @@ MUTANTS = [
     Mutant("_schedule.py", "while line.granted and line.held > limit:", "while False:"),
     Mutant("_schedule.py", "while line.granted and self.held > limit:", "while False:"),
     # Turns, rates and time.
-    Mutant("_turns.py", "rank.move_to_end(line)", "pass"),
+    Mutant("_turns.py", "rank.first = line.after", "pass"),
     Mutant("_turns.py", "(-line.priority, rank)", "(line.priority, rank)"),
     Mutant("_turns.py", "self._count == 1 and line.plain", "self._count == 1"),
     Mutant("_rate.py", "starts[0] + per <= now", "starts[0] + per < now"),

@@ -65,11 +65,13 @@ class Line:
 
     __slots__ = (
         "active",
+        "after",
         "alarmed",
         "applicants",
         "applying",
         "asleep",
         "at_door",
+        "before",
         "bounded",
         "cancelled",
         "enrolled",
@@ -108,6 +110,9 @@ class Line:
     # isn't asleep until a rate of its own opens again.
     enrolled: bool
     asleep: bool
+    # The enrolled ones of its priority around it; only while it's one of them.
+    before: Line
+    after: Line
     # Facts that branch its jobs off the plain path: no rate and no time limit; a bound.
     plain: bool
     bounded: bool
