@@ -89,6 +89,7 @@ def rows_beside(peers: Peers) -> list[Row]:
     limited = ("semaphore or limiter, a task each", peers.limited)
     many = [
         ("bare tasks sharing an iterator", peers.bare),
+        ("the least executor", p.least(job)),
         unlimited,
         limited,
         *peers.others,

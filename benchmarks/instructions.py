@@ -63,6 +63,7 @@ def rows(loop: str) -> dict[str, Callable[[int], Awaitable[object]]]:
     job = p.trio_job if trio else p.asyncio_job
     return {
         "bare tasks sharing an iterator": p.trio_bare_tasks if trio else p.asyncio_bare_tasks,
+        "the least executor": p.least(job),
         "anyslots": p.submit(job),
         "anyslots, ten lanes": p.ten_lanes(job),
         "anyslots, gather": p.submit_and_gather(job),

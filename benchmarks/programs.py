@@ -7,9 +7,12 @@ many have run to their end, for `compare.py` to see that no program is quick by 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections import deque
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import Context, copy_context
+from types import coroutine
 from typing import Any
 
 import anyio
@@ -140,6 +143,99 @@ def submit_and_cancel(job: Any) -> Program:
 def at_most(jobs_a_second: int) -> Rate:
     """A rate that nothing reaches: what it costs to count starts."""
     return Rate(jobs_a_second, per=1)
+
+
+# The floor of the design: nothing can keep a plain job's promises in this way and take less.
+
+
+class LeastFuture:
+    """A job with a status, a result and callbacks."""
+
+    __slots__ = ("args", "callbacks", "context", "fn", "status", "value")
+
+    fn: Any
+    args: tuple[Any, ...] | None
+    context: Context | None
+    status: str
+    value: Any
+    callbacks: list[Callable[[LeastFuture], object]] | None
+
+    def settle(self, status: str) -> None:
+        self.status = status
+        self.fn = self.args = self.context = None
+        if self.callbacks is not None:
+            for callback in self.callbacks:
+                callback(self)
+
+
+ENDED = object()
+
+
+class LeastExecutor:
+    """Workers that drive jobs by hand, each in its own context, in the order of one queue.
+
+    It has no lanes, counts, limits, cancellation or policy for errors; and its workers end as soon
+    as the queue is empty.
+    """
+
+    def __init__(self) -> None:
+        self.queue: deque[LeastFuture] = deque()
+
+    def submit(self, fn: Any, *args: Any) -> LeastFuture:
+        future = LeastFuture()
+        future.fn = fn
+        future.args = args
+        future.context = copy_context()
+        future.status = "queued"
+        future.value = future.callbacks = None
+        self.queue.append(future)
+        return future
+
+    async def work(self) -> None:
+        await self.run_jobs()
+
+    @coroutine
+    def run_jobs(self) -> Generator[Any, Any, None]:
+        queue = self.queue
+        stepper = self.step_jobs()
+        stepper.send(None)
+        send = stepper.send
+        while queue:
+            future = queue.popleft()
+            future.status = "running"
+            context: Any = future.context
+            value = context.run(send, future)
+            while value is not ENDED:
+                try:
+                    value = yield value
+                except BaseException as exc:
+                    value = context.run(stepper.throw, exc)
+                else:
+                    value = context.run(send, value)
+
+    @coroutine
+    def step_jobs(self) -> Generator[Any, Any, None]:
+        while True:
+            future = yield ENDED
+            try:
+                future.value = yield from future.fn(*future.args)
+            except Exception as exc:
+                future.value = exc
+                future.settle("failed")
+            else:
+                future.settle("succeeded")
+
+
+def least(job: Any) -> Program:
+    async def program(jobs: int) -> None:
+        executor = LeastExecutor()
+        async with anyio.create_task_group() as group:
+            for _ in range(jobs):
+                executor.submit(job)
+            for _ in range(SLOTS):
+                group.start_soon(executor.work)
+
+    return program
 
 
 # What else runs under asyncio.
