@@ -38,7 +38,7 @@ class TrioBackend:
 
     @coroutine
     def checkpoint(self) -> Generator[Any, Any, None]:
-        yield from lowlevel.checkpoint().__await__()
+        yield from lowlevel.checkpoint()
 
     @coroutine
     def wait(self, future: Future[Any]) -> Generator[Any, Any, None]:
@@ -52,7 +52,7 @@ class TrioBackend:
             return lowlevel.Abort.SUCCEEDED
 
         future._watch(wake)
-        yield from lowlevel.wait_task_rescheduled(abort).__await__()
+        yield from lowlevel.wait_task_rescheduled(abort)
 
     def park(self) -> Parked:
         return _TrioParked()
@@ -65,7 +65,7 @@ class TrioBackend:
 
     @coroutine
     def forgive(self) -> Generator[Any, Any, None]:
-        yield from lowlevel.cancel_shielded_checkpoint().__await__()
+        yield from lowlevel.cancel_shielded_checkpoint()
 
     def remind(self) -> None:
         """Nothing native to make come again."""
@@ -102,9 +102,9 @@ class _TrioParked:
     def wait(self) -> Generator[Any, Any, None]:
         if self._waiting:
             self._task = lowlevel.current_task()
-            yield from lowlevel.wait_task_rescheduled(self._abort).__await__()
+            yield from lowlevel.wait_task_rescheduled(self._abort)
         else:
-            yield from lowlevel.checkpoint().__await__()
+            yield from lowlevel.checkpoint()
 
 
 _protected: set[Callable[..., Any]] = set()
