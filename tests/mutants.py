@@ -37,10 +37,10 @@ class Mutant(NamedTuple):
 MUTANTS = [
     # Slots and places.
     Mutant("_schedule.py", "not self._turns and self.held < self.limit:", "not self._turns:"),
-    Mutant("_schedule.py", "            or not line.plain\n", ""),
+    Mutant("_schedule.py", "turns.special or not line.plain", "turns.special"),
     Mutant("_schedule.py", "or self.held > self.limit", "or False"),
     Mutant("_schedule.py", "if chosen.waiting == 1 or chosen.held >=", "if chosen.held >="),
-    Mutant("_schedule.py", "            or self.applying\n", ""),
+    Mutant("_schedule.py", "contested = self.applying or ", "contested = "),
     Mutant(
         "_schedule.py",
         "        line.held += 1\n        self.held += 1\n        if line.held >= line.limit:",
@@ -108,7 +108,7 @@ MUTANTS = [
         "CancelScope(shield=True, deadline=self._scope.deadline)",
         "CancelScope(shield=True)",
     ),
-    Mutant("_worker.py", "            worker.give_back()\n", "            pass\n"),
+    Mutant("_lending.py", "            worker.give_back()\n", "            pass\n"),
     Mutant(
         "_worker.py",
         "        if self._returner is not None:\n            self._returner.told.wake()",
@@ -189,6 +189,7 @@ LIKELY = {
     "_rate.py": ["rates", "schedule"],
     "_worker.py": ["rare_ends", "nested", "submit", "cancellation", "native_cancellation"],
     "_staff.py": ["nested", "submit", "leaks", "native_cancellation", "rates"],
+    "_lending.py": ["nested", "rare_ends"],
     "_future.py": ["future", "errors", "leaks"],
     "_collect.py": ["collect", "gather", "cancel_sweep"],
     "_results.py": ["map", "cancel_sweep"],

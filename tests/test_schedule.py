@@ -138,9 +138,17 @@ class Watched(Schedule):
         self.machine.granted(line)
         super()._grant(line)
 
-    def _run_next(self, line) -> Any:
-        self.machine.granted(line)
-        return super()._run_next(line)
+    def proceed(self, line) -> Any:
+        contested = self.applying or self._returning or self.held > self.limit
+        if line is self._turns.sole and not contested:
+            self.machine.granted(line)
+        return super().proceed(line)
+
+    def _hand_over(self, line) -> Any:
+        chosen = super()._hand_over(line)
+        if chosen is not None:
+            self.machine.granted(chosen)
+        return chosen
 
     def _revoke(self, line) -> None:
         super()._revoke(line)

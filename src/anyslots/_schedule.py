@@ -251,29 +251,31 @@ class Schedule:
     def proceed(self, line: Line) -> Future[Any] | None:
         """The job that starts at once in the slot that one of `line` has left; or free the slot."""
         turns = self._turns
-        if (
-            line is turns.sole
-            and self.held <= self.limit
-            and not self._returning
-            and not (line.applying and self._is_deserted(line))
-        ):
+        chosen: Line | None = line
+        contested = self.applying or self._returning or self.held > self.limit
+        if line is turns.sole and not contested:
             # There's nothing to choose: the line keeps slot and place.
             if line.waiting == 1:
                 turns.step_back(line)
-            return self._run_next(line)
-        if (
-            turns.special
-            or not line.plain
-            or self.applying
-            or self._returning
-            or self.held > self.limit
-        ):
-            granted = self.pass_on(line)
-            return None if granted is None else self.start(granted)
+        elif contested or turns.special or not line.plain:
+            chosen = self.pass_on(line)
+            return None if chosen is None else self.start(chosen)
+        else:
+            chosen = self._hand_over(line)
+            if chosen is None:
+                return None
+        chosen.waiting -= 1
+        self.waiting -= 1
+        chosen.running += 1
+        future = chosen.queue.popleft()
+        return future if future._status is QUEUED else chosen.pop()
+
+    def _hand_over(self, line: Line) -> Line | None:
+        """Turns alone say which line gets the slot that a job of `line` has left; or free it."""
         line.held -= 1
         if line.waiting and not line.enrolled:
             self._compete(line)
-        chosen = turns.next()
+        chosen = self._turns.next()
         if chosen is None:
             self.held -= 1
             self._check_idle(line)
@@ -282,18 +284,8 @@ class Schedule:
         if not line.held:
             self._check_idle(line)
         if chosen.waiting == 1 or chosen.held >= chosen.limit:
-            turns.step_back(chosen)
-        return self._run_next(chosen)
-
-    def _run_next(self, line: Line) -> Future[Any]:
-        """A slot and a place are held for the line's next job: it's the one at the head."""
-        line.waiting -= 1
-        self.waiting -= 1
-        line.running += 1
-        if self.applying:
-            self._answer(line)
-        future = line.queue.popleft()
-        return future if future._status is QUEUED else line.pop()
+            self._turns.step_back(chosen)
+        return chosen
 
     def pass_on(self, line: Line) -> Line | None:
         """Grant the slot that a job of `line` has left; or free it."""
@@ -495,7 +487,7 @@ class Schedule:
             self._sleep(None, self._opens_at(self._meters))
             return None
         while (line := self._turns.next()) is not None:
-            if line.applying and self._is_deserted(line):
+            if line.applying and line.applying == line.waiting and not self._has_applicant(line):
                 continue  # it has stepped back
             if not line.meters or self._opens_at(line.meters) <= self.now():
                 return line
@@ -609,10 +601,6 @@ class Schedule:
 
     def _has_own_room(self, line: Line) -> bool:
         return line.waiting - line.applying < line.max_pending
-
-    def _is_deserted(self, line: Line) -> bool:
-        """Whether all that waits in a line is applications, and whoever applied has given up."""
-        return line.applying == line.waiting and not self._has_applicant(line)
 
     def _has_applicant(self, line: Line) -> bool:
         """Whether somebody applies; those who have given up without having left are taken out."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from contextvars import Context
 from types import CoroutineType, TracebackType, coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -204,7 +203,8 @@ class Worker:
         assert self._line is not None
         future = schedule.start(self._line)
         self._line = None
-        value: Any = None
+        context: Any
+        value: Any
         try:
             while future is not None:
                 self.future = schedule.stepping = future
@@ -213,7 +213,7 @@ class Worker:
                 if line.timeout is not None:
                     self._scope.deadline = schedule.now() + line.timeout
                 suspended = False
-                context: Context = future._context  # type: ignore[assignment]
+                context = future._context
                 # Not `run = context.run`: making a bound method takes as long as calling it.
                 value = context.run(send, future)
                 while value is not ENDED:
@@ -249,7 +249,7 @@ class Worker:
             self._rest()
         finally:
             # An exception that comes out has this frame in its traceback: let it keep nothing.
-            future = value = None
+            future = context = value = None
 
     def _stop_clock(self) -> None:
         """The job that had only so much time has ended."""
