@@ -251,10 +251,11 @@ class Schedule:
     def proceed(self, line: Line) -> Future[Any] | None:
         """The job that starts at once in the slot that one of `line` has left; or free the slot."""
         turns = self._turns
-        chosen: Line | None = line
+        chosen: Line | None
         contested = self.applying or self._returning or self.held > self.limit
         if line is turns.sole and not contested:
             # There's nothing to choose: the line keeps slot and place.
+            chosen = line
             if line.waiting == 1:
                 turns.step_back(line)
         elif contested or turns.special or not line.plain:
