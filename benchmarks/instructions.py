@@ -23,6 +23,7 @@ import programs as p
 
 from anyslots import Executor
 from anyslots._future import SUCCEEDED, Future
+from anyslots._future import make_future as new_future
 
 FEW, MANY = 1_000, 6_000
 
@@ -43,7 +44,7 @@ def in_a_full_executor(part: Callable[[Executor, Any], object]) -> p.Program:
 
 
 def make_future(executor: Executor, job: Any) -> Future[Any]:
-    return Future._make(executor, job, (), None, CONTEXT)
+    return new_future(executor, job, (), None, CONTEXT)
 
 
 CONTEXT = copy_context()

@@ -40,7 +40,7 @@ MUTANTS = [
     Mutant("_schedule.py", "turns.special or not line.plain", "turns.special"),
     Mutant("_schedule.py", "or self.held > self.limit", "or False"),
     Mutant("_schedule.py", "if chosen.waiting == 1 or chosen.held >=", "if chosen.held >="),
-    Mutant("_schedule.py", "contested = self.applying or ", "contested = "),
+    Mutant("_schedule.py", "if self.applying or self._returning or", "if self._returning or"),
     Mutant(
         "_schedule.py",
         "        line.held += 1\n        self.held += 1\n        if line.held >= line.limit:",

@@ -138,18 +138,6 @@ class Watched(Schedule):
         self.machine.granted(line)
         super()._grant(line)
 
-    def proceed(self, line) -> Any:
-        contested = self.applying or self._returning or self.held > self.limit
-        if line is self._turns.sole and not contested:
-            self.machine.granted(line)
-        return super().proceed(line)
-
-    def _hand_over(self, line) -> Any:
-        chosen = super()._hand_over(line)
-        if chosen is not None:
-            self.machine.granted(chosen)
-        return chosen
-
     def _revoke(self, line) -> None:
         super()._revoke(line)
         self.machine.lanes[line].grants -= 1
@@ -181,6 +169,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         self.time = 0.0
         self.alarm = math.inf
         self.rings = 0
+        self.choices = 0
         self.slots = slots
         self.paused = self.halted = self.ending = self.shrunk = False
         self.rates = rates
@@ -274,6 +263,7 @@ class ScheduleMachine(RuleBasedStateMachine):
                     assert lane.passed_by[chosen] <= 1
         chosen.passed_by.clear()
         chosen.grants += 1
+        self.choices += 1
 
     def began(self, lane: Lane, job: Job, number: int) -> None:
         """Whoever starts must be the one that was submitted first."""
@@ -429,11 +419,14 @@ class ScheduleMachine(RuleBasedStateMachine):
     def proceed(self, data, outcome) -> None:
         lane, number = self.end_one(data, outcome)
         self.numbers = {job: other for job, other in self.numbers.items() if other != number}
+        choices = self.choices
         job = self.schedule.proceed(lane.line)
         if job is None:
             self.schedule.return_number(number)
             return
         (chosen,) = [lane for lane in self.lanes.values() if job in lane.queued]
+        if self.choices == choices:  # it went without a grant
+            self.granted(chosen.line)
         self.began(chosen, job, number)
 
     @precondition(lambda self: self.any_lane(lambda lane: lane.running))

@@ -13,7 +13,7 @@ import anyio
 from . import _future
 from ._arguments import check_count
 from ._errors import ExecutorClosed
-from ._future import Future, lending_in
+from ._future import Future, lending_in, make_future
 from ._line import Line
 from ._results import AnyIterable, Results
 from ._schedule import Schedule
@@ -116,7 +116,7 @@ class Lane:
             raise TypeError(f"fn must be callable, not {fn!r}; submit(fn, *args), not submit(fn())")
         if self._line.bounded and not self._schedule.has_room(self._line):
             raise anyio.WouldBlock
-        future: Future[T] = Future._make(self, fn, args, kwargs or None, copy_context())
+        future: Future[T] = make_future(self, fn, args, kwargs or None, copy_context())
         self._schedule.submit(self._line, future)
         return future
 
@@ -143,7 +143,7 @@ class Lane:
         if not callable(fn):
             raise TypeError(f"fn must be callable, not {fn!r}; enqueue(fn, *args)")
         await anyio.lowlevel.checkpoint_if_cancelled()
-        future: Future[T] = Future._make(self, fn, args, kwargs or None, copy_context())
+        future: Future[T] = make_future(self, fn, args, kwargs or None, copy_context())
         if not self._line.bounded or self._schedule.has_room(self._line):
             self._schedule.submit(self._line, future)
             await anyio.lowlevel.cancel_shielded_checkpoint()

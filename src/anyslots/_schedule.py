@@ -251,42 +251,40 @@ class Schedule:
     def proceed(self, line: Line) -> Future[Any] | None:
         """The job that starts at once in the slot that one of `line` has left; or free the slot."""
         turns = self._turns
-        chosen: Line | None
-        contested = self.applying or self._returning or self.held > self.limit
-        if line is turns.sole and not contested:
+        if self.applying or self._returning or self.held > self.limit:
+            return self._start_any(line)
+        if line is turns.sole:
             # There's nothing to choose: the line keeps slot and place.
-            chosen = line
             if line.waiting == 1:
                 turns.step_back(line)
-        elif contested or turns.special or not line.plain:
-            chosen = self.pass_on(line)
-            return None if chosen is None else self.start(chosen)
+        elif turns.special or not line.plain:
+            return self._start_any(line)
         else:
-            chosen = self._hand_over(line)
+            # Turns alone say who is next.
+            line.held -= 1
+            if line.waiting and not line.enrolled:
+                self._compete(line)
+            chosen = turns.next()
             if chosen is None:
+                self.held -= 1
+                self._check_idle(line)
                 return None
-        chosen.waiting -= 1
+            chosen.held += 1
+            if not line.held:
+                self._check_idle(line)
+            if chosen.waiting == 1 or chosen.held >= chosen.limit:
+                turns.step_back(chosen)
+            line = chosen
+        line.waiting -= 1
         self.waiting -= 1
-        chosen.running += 1
-        future = chosen.queue.popleft()
-        return future if future._status is QUEUED else chosen.pop()
+        line.running += 1
+        future = line.queue.popleft()
+        return future if future._status is QUEUED else line.pop()
 
-    def _hand_over(self, line: Line) -> Line | None:
-        """Turns alone say which line gets the slot that a job of `line` has left; or free it."""
-        line.held -= 1
-        if line.waiting and not line.enrolled:
-            self._compete(line)
-        chosen = self._turns.next()
-        if chosen is None:
-            self.held -= 1
-            self._check_idle(line)
-            return None
-        chosen.held += 1
-        if not line.held:
-            self._check_idle(line)
-        if chosen.waiting == 1 or chosen.held >= chosen.limit:
-            self._turns.step_back(chosen)
-        return chosen
+    def _start_any(self, line: Line) -> Future[Any] | None:
+        """The same by way of a grant, where more has to be looked at than turns."""
+        granted = self.pass_on(line)
+        return None if granted is None else self.start(granted)
 
     def pass_on(self, line: Line) -> Line | None:
         """Grant the slot that a job of `line` has left; or free it."""
