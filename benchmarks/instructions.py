@@ -44,7 +44,7 @@ def in_a_full_executor(part: Callable[[Executor, Any], object]) -> p.Program:
 
 
 def make_future(executor: Executor, job: Any) -> Future[Any]:
-    return new_future(executor, job, (), None, CONTEXT)
+    return new_future(executor, job, (), CONTEXT)
 
 
 CONTEXT = copy_context()

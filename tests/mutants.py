@@ -135,7 +135,7 @@ MUTANTS = [
     ),
     Mutant(
         "_future.py",
-        "self._args = self._kwargs = self._context = self._worker = None",
+        "self._args = self._context = self._worker = None",
         "self._worker = None",
     ),
     Mutant("_future.py", "            if callback in callbacks:\n", "            if True:\n"),

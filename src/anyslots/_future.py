@@ -86,7 +86,6 @@ class Future(Generic[T_co]):
         "_callbacks",
         "_context",
         "_fn",
-        "_kwargs",
         "_lane",
         "_slot",
         "_status",
@@ -100,7 +99,6 @@ class Future(Generic[T_co]):
     # so that a future that's kept keeps neither function nor arguments alive.
     _fn: Callable[..., Any] | str
     _args: tuple[Any, ...] | None
-    _kwargs: dict[str, Any] | None
     _context: Context | None
     if TYPE_CHECKING:  # or else `typing.get_type_hints` looked for these names in vain
         # The worker that runs the job, while it runs.
@@ -273,7 +271,7 @@ class Future(Generic[T_co]):
             self._fn = self._fn.__qualname__  # type: ignore[union-attr]
         except AttributeError:
             self._fn = function_name(self._fn)
-        self._args = self._kwargs = self._context = self._worker = None
+        self._args = self._context = self._worker = None
         callbacks = self._callbacks
         if callbacks is not None:
             if isinstance(callbacks, dict):
@@ -321,7 +319,6 @@ def make_future(
     lane: Lane,
     fn: Callable[..., Any],
     args: tuple[Any, ...],
-    kwargs: dict[str, Any] | None,
     context: Context,
 ) -> Future[Any]:
     """The handle of a job that's queued.
@@ -333,7 +330,6 @@ def make_future(
     future._lane = lane
     future._fn = fn
     future._args = args
-    future._kwargs = kwargs
     future._context = context
     future._status = QUEUED
     future._callbacks = future._value = future._slot = future._worker = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
+from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
@@ -116,7 +117,8 @@ class Lane:
             raise TypeError(f"fn must be callable, not {fn!r}; submit(fn, *args), not submit(fn())")
         if self._line.bounded and not self._schedule.has_room(self._line):
             raise anyio.WouldBlock
-        future: Future[T] = make_future(self, fn, args, kwargs or None, copy_context())
+        call = partial(fn, **kwargs) if kwargs else fn
+        future: Future[T] = make_future(self, call, args, copy_context())
         self._schedule.submit(self._line, future)
         return future
 
@@ -143,7 +145,8 @@ class Lane:
         if not callable(fn):
             raise TypeError(f"fn must be callable, not {fn!r}; enqueue(fn, *args)")
         await anyio.lowlevel.checkpoint_if_cancelled()
-        future: Future[T] = make_future(self, fn, args, kwargs or None, copy_context())
+        call = partial(fn, **kwargs) if kwargs else fn
+        future: Future[T] = make_future(self, call, args, copy_context())
         if not self._line.bounded or self._schedule.has_room(self._line):
             self._schedule.submit(self._line, future)
             await anyio.lowlevel.cancel_shielded_checkpoint()

@@ -272,10 +272,7 @@ class Worker:
         while True:
             future = yield ENDED
             try:
-                if future._kwargs is None:
-                    coro = future._fn(*future._args)
-                else:
-                    coro = future._fn(*future._args, **future._kwargs)
+                coro = future._fn(*future._args)
                 if type(coro) is not CoroutineType:
                     coro = self._as_coroutine(coro, future)
                 future._value = yield from coro
