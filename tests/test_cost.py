@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.unmeasured]
 
 JOBS = 1000
 # Instruments add none where there are none; the same on every backend.
-CALLS_PER_JOB = 11
+CALLS_PER_JOB = 10
 PACKAGE = str(Path(anyslots.__file__).parent)
 
 

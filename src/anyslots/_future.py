@@ -1,8 +1,8 @@
 """One job's handle.
 
 A `Future` is a small state machine: queued, running, then one of succeeded, failed and cancelled.
-Every change of its status goes through `_begin` and `_settle`, which the schedule and the
-workers call. It knows nothing about who runs when.
+The worker that begins it notes so; every end goes through `_settle`, which the schedule calls. It
+knows nothing about who runs when.
 """
 
 from __future__ import annotations
@@ -256,12 +256,6 @@ class Future(Generic[T_co]):
             raise RuntimeError(f"job {self.name} cannot wait for itself")
         self._watch(lending)
         return lending.around(wait)
-
-    def _begin(self, worker: Worker, slot: int) -> None:
-        """The job runs from now on."""
-        self._status = RUNNING
-        self._worker = worker
-        self._slot = slot
 
     def _settle(self, status: Status, value: Any) -> None:
         """The job is done: let go of the call, and tell whoever waits."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from . import _watching
-from ._future import CANCELLED, FAILED, Failure, Future, Status
+from ._future import CANCELLED, FAILED, RUNNING, Failure, Future, Status
 from ._lending import Lending
 from ._line import Returner
 
@@ -208,7 +208,9 @@ class Worker:
         try:
             while future is not None:
                 self.future = schedule.stepping = future
-                future._begin(self, self._number)
+                future._status = RUNNING
+                future._worker = self
+                future._slot = self._number
                 line = future._lane._line
                 if line.timeout is not None:
                     self._scope.deadline = schedule.now() + line.timeout
