@@ -454,6 +454,25 @@ async def test_workers_are_as_many_as_were_needed_at_once_and_end_with_the_block
     assert living_tasks() == before
 
 
+async def test_workers_that_stood_in_for_lenders_end():
+    """Jobs that wait for their jobs need a worker each; afterwards there are no more than slots."""
+
+    async def nest(depth: int) -> None:
+        await ticks(1)
+        if depth:
+            await executor.submit(nest, depth - 1)
+
+    before = living_tasks()
+    async with Executor(2) as executor:
+        future = executor.submit(nest, 30)
+        while executor.statistics().lent < 20:
+            await checkpoint()
+        assert living_tasks() - before > 20
+        await future
+        await ticks(5)
+        assert living_tasks() - before <= 3
+
+
 @pytest.mark.soak
 @pytest.mark.usefixtures("no_collector")
 async def test_an_executor_that_logs_lives_through_failures_in_constant_memory(
