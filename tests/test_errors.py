@@ -14,7 +14,7 @@ import pytest
 from anyio import wait_all_tasks_blocked
 from anyio.lowlevel import checkpoint
 
-from anyslots import Executor, Future, JobCancelled, gather
+from anyslots import Executor, ExecutorClosed, Future, JobCancelled, gather
 
 pytestmark = pytest.mark.anyio
 
@@ -985,3 +985,24 @@ async def test_interrupt_in_the_body_leaves_unwrapped(on_error: Any) -> None:
             await all_blocked()
             raise KeyboardInterrupt
     assert future.cancelled()
+
+
+@pytest.mark.parametrize("whose", ["its own", "another's"])
+async def test_body_that_is_refused_before_anything_failed(whose: str) -> None:
+    """With `cancel`, `ExecutorClosed` hides behind a job's failure only if that came first."""
+
+    async def fails_in_cleanup() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            raise Boom
+
+    async with Executor(1) as other:
+        pass
+    with pytest.raises(ExecutorClosed):
+        async with Executor(1, on_error="cancel") as executor:
+            executor.submit(fails_in_cleanup)
+            await all_blocked()
+            if whose == "its own":
+                executor.close()
+            (executor if whose == "its own" else other).submit(give)

@@ -1455,3 +1455,31 @@ async def test_future_is_generic_at_run_time() -> None:
         one, other = executor.submit(give), executor.submit(give)
         assert one != other
         assert {one, other, one} == {one, other}
+
+
+async def test_name_of_a_callable_that_answers_oddly() -> None:
+    """Whatever a callable says when it's asked for its name, its job ends, and it isn't kept."""
+
+    class Proxy:
+        """Has any attribute, like a client of remote calls."""
+
+        def __getattr__(self, name: str) -> object:
+            return Proxy()
+
+        async def __call__(self) -> str:
+            return "proxied"
+
+    class Rude(Proxy):
+        def __getattr__(self, name: str) -> object:
+            raise LookupError(name)
+
+    async with Executor(1) as executor:
+        for callable_ in (Proxy(), Rude()):
+            future = executor.submit(callable_)
+            assert await future == "proxied"
+            assert future.name == type(callable_).__qualname__
+            kept = weakref.ref(callable_)
+            del callable_
+        del future
+        assert executor.statistics().succeeded == 2
+    assert kept() is None

@@ -1039,3 +1039,45 @@ async def test_function_that_is_not_async() -> None:
     async with Executor(1) as executor:
         with pytest.raises(TypeError, match="can't be awaited"):
             await executor.map(len, ["x"])  # type: ignore[arg-type]
+
+
+@virtual
+@pytest.mark.parametrize("buffer", [None, math.inf])
+def test_more_inputs_than_are_taken_at_once(buffer: float | None, backend: str) -> None:
+    """A list of thousands in any order is made though no job has ended when others get a turn."""
+
+    async def main() -> None:
+        async def job(number: int) -> int:
+            await anyio.sleep(1)
+            return number
+
+        async with Executor(2000) as executor:
+            found = await executor.map(job, range(2500), ordered=False, buffer=buffer)
+        assert sorted(found) == list(range(2500))
+
+    run_in_virtual_time(backend, main)
+
+
+async def test_closing_a_map_that_has_not_begun_is_not_cut_short() -> None:
+    """`aclose` closes the sources though it's cancelled, and may be called again."""
+    closed = []
+
+    class Source:
+        def __aiter__(self) -> Source:
+            return self
+
+        async def __anext__(self) -> int:
+            raise StopAsyncIteration
+
+        async def aclose(self) -> None:
+            await checkpoint()
+            closed.append(self)
+
+    async with Executor(1) as executor:
+        results = executor.map(double, Source())
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await results.aclose()
+        assert len(closed) == 1
+        with anyio.fail_after(5):
+            await results.aclose()

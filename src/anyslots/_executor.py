@@ -1,4 +1,4 @@
-"""The executor: entering and leaving, its workers, and the ways to end it."""
+"""The executor: entering and leaving it, and the ways to end it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from ._staff import Staff
 from ._statistics import Statistics
 from ._unseen import POLICIES, log_unseen
 from ._watching import WatchedSchedule, check_instruments
-from ._worker import CANCELLED_FROM_OUTSIDE, Worker, split
+from ._worker import CANCELLED_BY_FAILURE, CANCELLED_FROM_OUTSIDE, Worker, split
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -332,7 +332,7 @@ class Executor(Lane):
             outcome: BaseException | None = self._fatal
         elif error is None or isinstance(error, self._backend.cancelled):
             outcome = None
-        elif self._cancels_on_error and (
+        elif self._reason == CANCELLED_BY_FAILURE and (
             error in exceptions or isinstance(error, (JobCancelled, ExecutorClosed))
         ):
             # The body only met what the first failure brought about.
@@ -520,7 +520,7 @@ class Executor(Lane):
             failure = Failure(error, None, self._errors.failed(future, error))
             self._schedule.discard(line, future, FAILED, failure)
             if self._cancels_on_error:
-                self._abort("another job of its executor failed")
+                self._abort(CANCELLED_BY_FAILURE)
 
     def __repr__(self) -> str:
         paused = ", paused" if self.paused and self._state is State.OPEN else ""

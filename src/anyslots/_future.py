@@ -263,7 +263,7 @@ class Future(Generic[T_co]):
         self._status = status
         try:
             self._fn = self._fn.__qualname__  # type: ignore[union-attr]
-        except AttributeError:
+        except Exception:
             self._fn = function_name(self._fn)
         self._args = self._context = self._worker = None
         callbacks = self._callbacks
@@ -317,8 +317,8 @@ def make_future(
 ) -> Future[Any]:
     """The handle of a job that's queued.
 
-    Instead of an `__init__`: that of a class with slots is called by way of C, at more than a
-    fourth of what making a future costs.
+    Instead of an `__init__`: that of a class with slots is called by way of C, at a fourth of what
+    making a future costs.
     """
     future: Future[Any] = Future()
     future._lane = lane
@@ -383,5 +383,8 @@ def function_name(fn: object) -> str:
     """How to call ``fn`` in a message: its qualified name, through partials, or its type's."""
     while isinstance(fn, functools.partial):
         fn = fn.func
-    name = getattr(fn, "__qualname__", None)
+    try:
+        name = getattr(fn, "__qualname__", None)
+    except Exception:
+        name = None
     return name if isinstance(name, str) else type(fn).__qualname__

@@ -137,13 +137,13 @@ class Results(Generic[T]):
 
     async def _close(self) -> None:
         self._closed = True
-        if not self._started:
-            self._started = True
-            await self._close_async_sources()
-            self._end_inputs()
         self._feeding.cancel()
         self._cancel_jobs()
         with anyio.CancelScope(shield=True):
+            if not self._started:
+                self._started = True
+                await self._close_async_sources()
+                self._end_inputs()
             while not self._fed:
                 await self._wait_for_news()
             for future in self._cancel_jobs():
@@ -169,7 +169,7 @@ class Results(Generic[T]):
             while True:
                 while takes_itself and self._context.run(self._take_at_once):
                     await self._lane._executor._backend.checkpoint()
-                    if futures[0].done():
+                    if futures and futures[0].done():
                         break
                 if not await self._ready():
                     if not results:

@@ -249,7 +249,7 @@ class Schedule:
         future._settle(outcome, value)
 
     def proceed(self, line: Line) -> Future[Any] | None:
-        """The job that starts at once in the slot that one of `line` has left; or free the slot."""
+        """The job that starts at once in the slot that one of `line` has left, if any does."""
         turns = self._turns
         if self.applying or self._returning or self.held > self.limit:
             return self._start_any(line)

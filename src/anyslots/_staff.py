@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 
 class Staff:
-    """Holds whenever nobody is on the way from a grant to the next `hire`::
+    """The workers of one executor, and its timer.
 
-    resting > len(schedule.grants)    (somebody is there to redeem the next one, too)
+    More workers rest than there are grants, whenever none is on its way from a grant to the next
+    `hire`: so somebody is there to redeem the next one, too.
     """
 
     __slots__ = (
@@ -124,6 +125,7 @@ class Staff:
         return line
 
     async def _keep_time(self) -> None:
+        """Tell the schedule the time when it has asked for it, and fail what waited too long."""
         while not self._closed:
             with anyio.CancelScope(deadline=self._alarm) as self._timer:
                 await anyio.sleep_forever()

@@ -34,6 +34,9 @@ ENDED = object()
 CANCELLED_FROM_OUTSIDE = "the executor was cancelled"
 """Why jobs are cancelled whose executor is in a cancelled scope."""
 
+CANCELLED_BY_FAILURE = "another job of its executor failed"
+"""Why they are cancelled with ``on_error="cancel"``."""
+
 
 class Worker:
     """One task that runs jobs.
@@ -323,7 +326,7 @@ class Worker:
         unseen = executor._errors.failed(future, exception)
         executor._schedule.finish(line, future, FAILED, Failure(exception, traceback, unseen))
         if executor._cancels_on_error:
-            executor._abort("another job of its executor failed")
+            executor._abort(CANCELLED_BY_FAILURE)
 
     def _end_cancelled(self, future: Future[Any]) -> None:
         """The running job was cancelled: at somebody's request, or because its time was up."""
