@@ -97,10 +97,8 @@ def coverage(session: nox.Session) -> None:
     measured.append(session.python)
     session.install("-e", ".", *group("test"))
     session.run("coverage", "erase")
-    # uvloop runs the lines that asyncio runs.
-    backends = ("--backend=asyncio", "--backend=trio")
     chosen = ("-m", "not engines and not unmeasured")
-    session.run("coverage", "run", *PYTEST, *chosen, *backends, env=FEW)
+    session.run("coverage", "run", *PYTEST, *chosen, env=FEW)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
 

@@ -45,9 +45,11 @@ def test_each_program_whose_instructions_are_counted_runs(
     monkeypatch.syspath_prepend(COMPARE.parent)
     import instructions
 
-    for name in instructions.rows(loop).keys() - instructions.PARTS:
-        anyio.run(instructions.run, name, loop, 5, backend=loop)
+    try:
+        for name in instructions.rows(loop).keys() - instructions.PARTS:
+            anyio.run(instructions.run, name, loop, 5, backend=loop)
+    finally:
+        gc.enable()  # each run switches it off
     if loop == "asyncio":
         command = [sys.executable, instructions.__file__, "--run", "submit", "--jobs", "5"]
         subprocess.run(command, check=True, timeout=100)
-    gc.enable()

@@ -739,27 +739,29 @@ async def test_error_of_closing_the_source_comes_out() -> None:
             await executor.map(first, source(), [0])
 
 
+def unclosable() -> Iterator[int]:
+    try:
+        while True:
+            yield 1
+    finally:
+        raise Boom("closing")
+
+
+async def unclosable_too() -> AsyncIterator[int]:
+    try:
+        while True:
+            yield 1
+    finally:
+        raise Boom("closing")
+
+
 @pytest.mark.parametrize("asynchronous", [False, True])
 @pytest.mark.parametrize("leave", ["the block", "aclose"])
 async def test_error_of_closing_the_source_early_comes_out(leave, asynchronous) -> None:
     """Who leaves early is told if the source can't be closed, too; once."""
 
-    def numbers() -> Iterator[int]:
-        try:
-            while True:
-                yield 1
-        finally:
-            raise Boom("closing")
-
-    async def endless() -> AsyncIterator[int]:
-        try:
-            while True:
-                yield 1
-        finally:
-            raise Boom("closing")
-
     async with Executor(1) as executor:
-        results = executor.map(double, endless() if asynchronous else numbers())
+        results = executor.map(double, unclosable_too() if asynchronous else unclosable())
         assert await anext(results) == 2
         with pytest.raises(Boom, match="closing"):
             if leave == "aclose":
@@ -775,26 +777,19 @@ async def test_error_of_closing_the_source_early_comes_out(leave, asynchronous) 
 async def test_error_of_closing_the_source_hides_no_other() -> None:
     """An exception that leaves the block, or a job's, goes on though the source can't be closed."""
 
-    async def endless() -> AsyncIterator[int]:
-        try:
-            while True:
-                yield 1
-        finally:
-            raise Boom("closing")
-
     async def fail(_: int) -> None:
         raise KeyError("job")
 
     async with Executor(1, on_error="log") as executor:
         with pytest.raises(KeyError, match="body"):
-            async with executor.map(double, endless()) as results:
+            async with executor.map(double, unclosable_too()) as results:
                 assert await anext(results) == 2
                 raise KeyError("body")
         with pytest.raises(KeyError, match="job"):
-            async for _ in executor.map(fail, endless()):
+            async for _ in executor.map(fail, unclosable_too()):
                 pass
         with pytest.raises(KeyError, match="job"):
-            await executor.map(fail, endless())
+            await executor.map(fail, unclosable_too())
 
 
 async def test_old_fashioned_sequences() -> None:
