@@ -1,0 +1,189 @@
+"""The record of one submitted call: what the scheduler, its worker and its future share."""
+
+from __future__ import annotations
+
+import enum
+import functools
+from collections.abc import Callable
+from contextvars import Context
+from types import TracebackType
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+
+T_co = TypeVar("T_co", covariant=True)
+
+Listener: TypeAlias = "Callable[[Job[Any]], object]"
+
+
+class Status(enum.StrEnum):
+    """Where a job is; the last three are final."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+QUEUED = Status.QUEUED
+RUNNING = Status.RUNNING
+SUCCEEDED = Status.SUCCEEDED
+FAILED = Status.FAILED
+CANCELLED = Status.CANCELLED
+
+
+class Holder(Protocol):
+    """What runs a job: a worker, or a task that occupies a slot itself."""
+
+    def cancel(self, reason: str | None) -> None:
+        """Cancel the job that it runs now."""
+
+
+class Permit:
+    """Stands for the holder of a job that has all it needs to start, until a worker claims it."""
+
+    __slots__ = ()
+
+    def cancel(self, reason: str | None) -> None:
+        raise AssertionError("a permitted job is queued, and cancelled by the scheduler")
+
+
+PERMIT = Permit()
+
+
+class Retrieval(Protocol):
+    """What waits for the exception of a failed job to be retrieved."""
+
+    def mark_retrieved(self, job: Job[Any]) -> None: ...
+
+
+class Failure:
+    """Why a job failed; ``retrieval`` until the exception was retrieved."""
+
+    __slots__ = ("exception", "retrieval", "traceback")
+
+    def __init__(
+        self,
+        exception: BaseException,
+        traceback: TracebackType | None,
+        retrieval: Retrieval | None,
+    ) -> None:
+        self.exception = exception
+        self.traceback = traceback
+        self.retrieval = retrieval
+
+
+class Attempts:
+    """What only jobs of lanes with rates, gates, retries or adaptive slots need to keep."""
+
+    __slots__ = (
+        "backs_off",
+        "charges",
+        "costs",
+        "count",
+        "epochs",
+        "first_start",
+        "number",
+        "overloaded",
+    )
+
+    def __init__(self, number: int) -> None:
+        # Its place by age among the jobs of its lane.
+        self.number = number
+        # Starts so far, and when the first of them was.
+        self.count = 0
+        self.first_start = 0.0
+        # Whether it waits for the time of its next attempt, in no queue.
+        self.backs_off = False
+        # By window: what a start uses up of those whose rate has a cost, and what was charged.
+        self.costs: dict[Any, float] | None = None
+        self.charges: list[tuple[Any, list[float]]] = []
+        # The adaptive limits on the path, each with its epoch at the last start; and which of them
+        # take the failure for an overload.
+        self.epochs: list[tuple[Any, int]] = []
+        self.overloaded: list[Any] = []
+
+
+class Job(Generic[T_co]):
+    """One submitted call.
+
+    ``queued -> running -> succeeded | failed | cancelled``; ``queued -> failed | cancelled``; and
+    ``running -> queued`` for another attempt. Each change is a transition of the scheduler.
+
+    Until it's done, ``fn``, ``args`` and ``context`` are the call. Afterwards ``fn`` is just the
+    function's name, so that a future that's kept keeps neither function nor arguments alive.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "args",
+        "attempt",
+        "context",
+        "fn",
+        "holder",
+        "listeners",
+        "node",
+        "slot",
+        "status",
+        "value",
+    )
+
+    # The `LaneState` of the lane that it was submitted to; the root's for the executor.
+    node: Any
+    status: Status
+    fn: Callable[..., Any] | str | None
+    args: tuple[Any, ...] | None
+    context: Context | None
+    # Queued: PERMIT, once it holds all that it needs to start. Running: what runs it.
+    holder: Holder | None
+    # The number of the slot that it runs, or ran, in.
+    slot: int | None
+    # The return value, the `Failure`, or the reason of the cancellation, as the status says.
+    value: Any
+    # Called in turn, with the job, in the middle of the transition that ends it: none of them may
+    # raise, or run code of users. One by itself, as it mostly is, or several in a dict, for its
+    # order and to remove one in one step.
+    listeners: Listener | dict[Listener, None] | None
+    # Only where its lane needs it.
+    attempt: Attempts | None
+
+    def settle(self, status: Status, value: Any) -> None:
+        """End the job: let go of the call, and call the listeners. For the scheduler."""
+        self.value = value
+        self.status = status
+        self.fn = function_name(self.fn)
+        self.args = self.context = self.holder = None
+        listeners = self.listeners
+        if listeners is not None:
+            self.listeners = None
+            if isinstance(listeners, dict):
+                for listener in listeners:
+                    listener(self)
+            else:
+                listeners(self)
+
+    def add_listener(self, listener: Listener) -> None:
+        if self.listeners is None:
+            self.listeners = listener
+        elif isinstance(self.listeners, dict):
+            self.listeners[listener] = None
+        else:
+            self.listeners = {self.listeners: None, listener: None}
+
+    def remove_listener(self, listener: Listener) -> None:
+        if isinstance(self.listeners, dict):
+            self.listeners.pop(listener, None)
+        elif self.listeners == listener:
+            self.listeners = None
+
+
+def function_name(fn: object) -> str:
+    """How to call ``fn`` in a message: its qualified name, through partials, or its type's."""
+    if isinstance(fn, str):
+        return fn
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    try:
+        name = getattr(fn, "__qualname__", None)
+    except Exception:
+        name = None
+    return name if isinstance(name, str) else type(fn).__qualname__

@@ -1,0 +1,259 @@
+"""A node of the tree of lanes, whose root is the executor."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from .adaptive import AdaptiveLimit
+from .gate import Gate
+from .job import QUEUED, Job
+from .job_queue import JobQueue
+from .rates import RateWindow
+from .ready_queue import Member, ReadyQueue
+from .retries import Retry
+from .statistics import Statistics
+from .wait_queue import Lenders, Putters
+
+NO_LIMIT = 10**9
+"""Stands for infinity: comparing an int with a float takes several times as long as with an int."""
+
+NEVER = -math.inf
+
+
+class LaneState(Member):
+    """What the scheduler knows of a lane.
+
+    `held`, `busy` and `pending` count for the lanes inside, too; the other counts are the lane's
+    own and those of dropped lanes, and `statistics` adds them up. Holds at all times::
+
+        is_ready  <=>  held < limit, and there's a queue or a lane inside that's ready
+        held <= slots, unless slots were made fewer, and but for lenders whose wait was cancelled
+        limit == 0 while it's stopped, paused, throttled by a rate or waiting for its gate
+        busy == lent jobs + jobs between attempts + lanes inside whose queue isn't empty
+        pending == jobs that wait to start, are submitted and never started, if there's a bound
+    """
+
+    __slots__ = (
+        "adaptive",
+        "backing_off",
+        "backoffs",
+        "bounded",
+        "busy",
+        "cancelled",
+        "children",
+        "closed",
+        "constrained",
+        "end_is_watched",
+        "failed",
+        "forgotten",
+        "gate",
+        "handle",
+        "held",
+        "idle_waiters",
+        "is_keyed",
+        "lenders",
+        "lent",
+        "limit",
+        "max_pending",
+        "name",
+        "numbers",
+        "options",
+        "parent",
+        "paused",
+        "paused_until",
+        "pending",
+        "permitted",
+        "putters",
+        "putting",
+        "queue",
+        "queue_deadlines",
+        "queue_timeout",
+        "ready",
+        "retry",
+        "runtime",
+        "slots",
+        "stopped",
+        "succeeded",
+        "thread",
+        "throttled_until",
+        "timeout",
+        "windows",
+    )
+
+    def __init__(self, parent: LaneState | None, name: str | None, priority: float = 0) -> None:
+        super().__init__(priority)
+        self.name = name
+        self.parent = parent
+        self.children: dict[LaneState, None] = {}
+        # Of the layer above: what the tree belongs to, and a weak reference to what users hold.
+        self.runtime: Any = None if parent is None else parent.runtime
+        self.handle: Callable[[], Any] | None = None
+        # The thread that may submit; None while none may.
+        self.thread: int | None = None if parent is None else parent.thread
+        self.closed: bool = parent is not None and parent.closed
+        # Whether a mapping keeps it by its key; whether its counts have moved to its parent.
+        self.is_keyed = self.forgotten = False
+
+        # The options as they were set, without what's inherited, and what is in force.
+        self.options: dict[str, Any] = {}
+        self.slots: float = math.inf
+        self.max_pending: float = math.inf
+        self.windows: tuple[RateWindow, ...] = ()
+        self.gate: Gate | None = None
+        self.adaptive: AdaptiveLimit | None = None
+        self.timeout: float | None = None
+        self.queue_timeout: float | None = None
+        self.retry: Retry | None = None
+        # Whether its jobs need an `Attempts`, as some lane on the path has a rate, a gate, retries
+        # or adaptive slots; whether one has a bound.
+        self.constrained = self.bounded = False
+
+        # Whether nothing starts any more, whatever is resumed.
+        self.stopped = False
+        self.paused = False
+        self.paused_until = self.throttled_until = NEVER
+        self.limit = NO_LIMIT
+
+        # Permitted and running jobs.
+        self.held = 0
+        self.busy = self.pending = 0
+        self.permitted = self.lent = self.putting = self.backing_off = 0
+        self.succeeded = self.failed = self.cancelled = 0
+        self.numbers = 0
+
+        self.queue = JobQueue()
+        self.ready = ReadyQueue()
+        # Made when they're needed: the first waiters, heaps by time.
+        self.putters: Putters | None = None
+        self.lenders: Lenders | None = None
+        self.queue_deadlines: list[tuple[float, int, Job[Any]]] | None = None
+        self.backoffs: list[tuple[float, int, Job[Any]]] | None = None
+        self.idle_waiters: list[Callable[[], object]] | None = None
+        # Whether to look, once its last job has ended, for such waiters, and whether it's dropped.
+        self.end_is_watched = False
+        if parent is not None:
+            parent.children[self] = None
+
+    def path(self) -> Iterator[LaneState]:
+        """This lane and those around it, up to the root."""
+        lane: LaneState | None = self
+        while lane is not None:
+            yield lane
+            lane = lane.parent
+
+    def subtree(self) -> Iterator[LaneState]:
+        """This lane and those inside it."""
+        lanes = [self]
+        while lanes:
+            lane = lanes.pop()
+            yield lane
+            lanes.extend(lane.children)
+
+    def is_inside(self, outer: LaneState) -> bool:
+        return any(lane is outer for lane in self.path())
+
+    def option(self, name: str) -> Any:
+        """An option's value in force: its own, or the nearest one around it; None if it's unset."""
+        return next((lane.options[name] for lane in self.path() if name in lane.options), None)
+
+    def apply_options(self) -> None:
+        """Put the options in force, those of the lanes around it included."""
+        parent = self.parent
+        self.timeout = finite(self.option("timeout"))
+        self.queue_timeout = finite(self.option("queue_timeout"))
+        self.retry = self.option("retry") or None
+        self.constrained = (
+            bool(self.windows or self.gate or self.adaptive or self.retry or self.queue_timeout)
+            or parent is not None
+            and parent.constrained
+        )
+        self.bounded = self.max_pending != math.inf or (parent is not None and parent.bounded)
+
+    def is_paused(self) -> bool:
+        return self.paused or self.paused_until > NEVER
+
+    def update_limit(self) -> None:
+        """Derive `limit` from what it depends on."""
+        stopped = (
+            self.stopped
+            or self.is_paused()
+            or self.throttled_until > NEVER
+            or (self.gate is not None and self.gate.is_awaited)
+        )
+        self.limit = 0 if stopped else int(min(self.slots, NO_LIMIT))
+
+    def next_deadline(self) -> float:
+        """When to look at it again."""
+        times = [time for time in (self.paused_until, self.throttled_until) if time > NEVER]
+        if self.queue_deadlines:
+            times.append(self.queue_deadlines[0][0])
+        if self.backoffs:
+            times.append(self.backoffs[0][0])
+        return min(times, default=math.inf)
+
+    def prune(self) -> None:
+        """Forget the deadlines of jobs that don't wait for them any more."""
+        backoffs = self.backoffs
+        if backoffs and len(backoffs) > 2 * self.backing_off + 32:
+            backoffs = self.backoffs = [entry for entry in backoffs if entry[2].status is QUEUED]
+            heapq.heapify(backoffs)
+        while backoffs and backoffs[0][2].status is not QUEUED:
+            heapq.heappop(backoffs)
+        deadlines = self.queue_deadlines
+        if deadlines and len(deadlines) > 2 * (len(self.queue) + self.permitted) + 32:
+            deadlines = self.queue_deadlines = [e for e in deadlines if waits_to_start(e[2])]
+            heapq.heapify(deadlines)
+        while deadlines and not waits_to_start(deadlines[0][2]):
+            heapq.heappop(deadlines)
+
+    def is_idle(self) -> bool:
+        """Whether no job of it, or of a lane inside, is queued, running or lent.
+
+        A job whose submitter waits for capacity is none yet.
+        """
+        if self.held:
+            return False
+        if not self.busy and len(self.queue) == self.putting:
+            return True
+        lanes = list(self.subtree())
+        return not any(
+            lane.lent or lane.backing_off or len(lane.queue) > lane.putting for lane in lanes
+        )
+
+    def is_dropped(self) -> bool:
+        """Whether users can't reach it any more but by way of its jobs."""
+        return self.handle is not None and self.handle() is None and not self.is_keyed
+
+    def statistics(self) -> Statistics:
+        lanes = list(self.subtree())
+        permitted = sum(lane.permitted for lane in lanes)
+        queued = permitted + sum(
+            len(lane.queue) - lane.putting + lane.backing_off for lane in lanes
+        )
+        running = self.held - permitted
+        lent = sum(lane.lent for lane in lanes)
+        succeeded = sum(lane.succeeded for lane in lanes)
+        failed = sum(lane.failed for lane in lanes)
+        cancelled = sum(lane.cancelled for lane in lanes)
+        return Statistics(
+            slots=self.slots,
+            running=running,
+            queued=queued,
+            lent=lent,
+            submitted=queued + running + lent + succeeded + failed + cancelled,
+            succeeded=succeeded,
+            failed=failed,
+            cancelled=cancelled,
+        )
+
+
+def waits_to_start(job: Job[Any]) -> bool:
+    """Whether a job is queued and never started."""
+    return job.status is QUEUED and (job.attempt is None or not job.attempt.count)
+
+
+def finite(seconds: float | None) -> float | None:
+    return None if seconds == math.inf else seconds

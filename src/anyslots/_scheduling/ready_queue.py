@@ -1,0 +1,88 @@
+"""Whose turn it is: the highest priority first, and equal ones one after the other."""
+
+from __future__ import annotations
+
+import heapq
+from typing import Any
+
+
+class Member:
+    """What can be in one ReadyQueue at a time: a lane, or the queue of a lane's own jobs."""
+
+    __slots__ = ("is_ready", "next", "prev", "priority")
+
+    # Its neighbours in the ring of its priority, while it's ready.
+    next: Any
+    prev: Any
+
+    def __init__(self, priority: float) -> None:
+        self.priority = priority
+        self.is_ready = False
+
+
+class ReadyQueue:
+    """The members of one lane that have a job to start.
+
+    Those of one priority form a ring, so that a turn is a pointer that moves on, and any member
+    leaves in one step. Holds at all times::
+
+        a member is in a ring  <=>  its `is_ready` is set
+        first is the member whose turn it is, of the highest priority; None  <=>  count == 0
+        each priority in `rings` has just one entry in the heap `priorities`, and the other way
+    """
+
+    __slots__ = ("count", "first", "priorities", "rings")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first: Any = None
+        # The member of each ring whose turn it is; None while the ring is empty.
+        self.rings: dict[float, Member | None] = {}
+        self.priorities: list[float] = []
+
+    def add(self, member: Member) -> None:
+        """Append a member to the ring of its priority, behind the others."""
+        member.is_ready = True
+        if not self.count and not self.rings:
+            # The same as below, for the first one ever.
+            self.rings[member.priority] = self.first = member.prev = member.next = member
+            self.priorities.append(-member.priority)
+            self.count = 1
+            return
+        priority = member.priority
+        head = self.rings.get(priority)
+        if head is not None:
+            member.prev, member.next = head.prev, head
+            member.prev.next = head.prev = member
+        else:
+            if priority not in self.rings:
+                heapq.heappush(self.priorities, -priority)
+            self.rings[priority] = member.prev = member.next = member
+            if self.first is None or priority > self.first.priority:
+                self.first = member
+        self.count += 1
+
+    def remove(self, member: Member) -> None:
+        """Take a member out of its ring."""
+        after = member.next
+        if after is not member:
+            member.prev.next, after.prev = after, member.prev
+            if self.rings[member.priority] is member:
+                self.rings[member.priority] = after
+        else:
+            self.rings[member.priority] = None
+        member.prev = member.next = None
+        member.is_ready = False
+        self.count -= 1
+        if self.first is member:
+            self.first = self._highest() if self.count else None
+
+    def rotate(self) -> None:
+        """End the turn of the first member: its next one comes after all of its priority."""
+        first = self.first
+        self.rings[first.priority] = self.first = first.next
+
+    def _highest(self) -> Member:
+        while (first := self.rings[-self.priorities[0]]) is None:
+            del self.rings[-heapq.heappop(self.priorities)]
+        return first

@@ -1,0 +1,450 @@
+"""Which job of which lane starts next: a method for each transition of a job.
+
+    submit, put:     -> queued                    retry:     running -> queued, after a delay
+    _permit:  queued -> permitted                 lend:      running -> lent
+    claim:    permitted -> running                reacquire: lent -> running, when there's a slot
+    finish:   running -> succeeded, failed,       resume:    lent -> running at once
+              cancelled; and queued -> running,   discard:   queued, permitted -> failed,
+              in the same slot                               cancelled
+
+A job takes all that it needs (a slot of each lane on its path to the root, a start of each rate, an
+admission of each gate) in one step when it's permitted, and what is queued holds nothing. Permitted
+jobs are queued for users; they start in order as workers claim them. What is done with lanes is in
+`lane_control`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import Any
+
+from .admission import Admission
+from .job import FAILED, PERMIT, QUEUED, RUNNING, SUCCEEDED, Attempts, Job, Status
+from .lane_state import LaneState
+from .lane_tree import Host, LaneTree
+from .ready_queue import Member
+from .slots import Slots
+from .transaction import Transaction, transition
+from .wait_queue import Waiter
+
+
+class Scheduler:
+    """Gives the slots of a tree of lanes to its jobs.
+
+    Holds after each transition::
+
+        no slot is free while a job could start in it
+        no capacity is free while a submitter waits for it
+        no lender waits that could go on
+        `permits` has the permitted jobs, in order; others among them were cancelled
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "admission",
+        "deadline",
+        "host",
+        "loans",
+        "permits",
+        "root",
+        "shutting_down",
+        "slots",
+        "start_error",
+        "transaction",
+        "tree",
+        "unannounced",
+    )
+
+    def __init__(self, root: LaneState, host: Host) -> None:
+        self.root = root
+        self.host = host
+        self.tree = LaneTree(root, host)
+        self.loans = self.tree.loans
+        self.admission = Admission(root)
+        self.transaction = Transaction()
+        self.permits: deque[Job[Any]] = deque()
+        # For how many of them no worker was woken yet.
+        self.unannounced = 0
+        self.slots = Slots()
+        # What the host was asked for.
+        self.deadline = math.inf
+        # By how much a start may be later than the clock says, in seconds.
+        self.start_error = 0.0
+        # Whether pauses without an end are to end once nothing runs that could end them.
+        self.shutting_down = False
+
+    # Submitting.
+
+    @transition
+    def submit(self, job: Job[Any]) -> None:
+        """Queue a job, whether there's capacity for it or not."""
+        node: LaneState = job.node
+        if node.bounded:
+            self.admission.join(node)
+        self._enqueue(job)
+
+    @transition
+    def queue_added(self, node: LaneState) -> None:
+        """A plain job was appended to a queue that wasn't ready."""
+        if node.queue.jobs and not node.queue.is_ready:
+            self.tree.queue_filled(node)
+
+    @transition
+    def put(self, putter: Waiter) -> None:
+        """Queue a job; if there's no capacity for it, its submitter waits.
+
+        The job takes its turn at once. It counts as submitted when there's capacity for it or when
+        it's permitted, whichever comes first. `discard` takes it out.
+        """
+        job = putter.job
+        if self.may_submit(job):
+            self.admission.join(job.node)
+            putter.served = True
+            putter.wake()
+        else:
+            self.admission.add(putter)
+        self._enqueue(job)
+
+    def may_submit(self, job: Job[Any]) -> bool:
+        """Whether there's capacity for one more queued job, or it would start at once."""
+        node: LaneState = job.node
+        if not node.bounded or self.admission.has_capacity(node):
+            return True
+        return (
+            not len(node.queue)
+            and all(lane.held < lane.limit for lane in node.path())
+            and (not node.constrained or self.tree.could_start(job))
+        )
+
+    def add_attempt(self, job: Job[Any]) -> None:
+        """Give a job what those of a constrained lane have, unless it has it."""
+        if job.attempt is None:
+            job.attempt = Attempts(job.node.numbers)
+            job.node.numbers += 1
+
+    def _enqueue(self, job: Job[Any]) -> None:
+        node: LaneState = job.node
+        queue = node.queue
+        queue.jobs.append(job)
+        if node.queue_timeout is not None:
+            self.tree.note_deadline(job)
+        if not queue.is_ready:
+            self.tree.queue_filled(node)
+
+    # Starting and ending.
+
+    @transition
+    def claim(self) -> Job[Any] | None:
+        """Start the job that was permitted first; None if there's none any more."""
+        return self._claim(None)
+
+    def succeed(self, job: Job[Any]) -> Job[Any] | None:
+        """End a running job that has returned a value, and start the next one in its slot.
+
+        The same as `finish`, in few steps where only FIFO and turns decide what is next.
+        """
+        node: LaneState = job.node
+        transaction = self.transaction
+        root = self.root
+        if (
+            node.constrained
+            or self.permits
+            or self.loans.waiting
+            or root.held > root.limit
+            or transaction.busy
+        ):
+            return self.finish(job, SUCCEEDED, job.value)
+        transaction.busy = True
+        node.succeeded += 1
+        job.settle(SUCCEEDED, job.value)
+        following = self._hand_over(node)
+        if following is None:
+            try:
+                following = self._claim_next(job.slot)
+            finally:
+                self.close_transition()
+            return following
+        following.status = RUNNING
+        following.slot = job.slot
+        transaction.busy = False
+        if transaction.notifications:
+            transaction.deliver()
+        return following
+
+    @transition
+    def finish(
+        self, job: Job[Any], status: Status, value: Any, *, goes_on: bool = True
+    ) -> Job[Any] | None:
+        """End a running job and, if its worker ``goes_on``, start the next one in its slot."""
+        node: LaneState = job.node
+        if status is SUCCEEDED:
+            node.succeeded += 1
+        elif status is FAILED:
+            node.failed += 1
+        else:
+            node.cancelled += 1
+        if node.constrained:
+            self._feed_back(job, status)
+        job.settle(status, value)
+        self.tree.release(node)
+        if goes_on:
+            return self._claim_next(job.slot)
+        assert job.slot is not None
+        self.slots.release(job.slot)
+        return None
+
+    @transition
+    def retry(self, job: Job[Any], delay: float) -> None:
+        """End an attempt of a running job; it's queued again once ``delay`` seconds have passed."""
+        node: LaneState = job.node
+        attempt = job.attempt
+        assert attempt is not None
+        assert job.slot is not None
+        self._feed_back(job, FAILED)
+        self.slots.release(job.slot)
+        job.status = QUEUED
+        job.slot = job.holder = job.value = None
+        self.tree.back_off(job, self.host.current_time() + delay)
+        self.tree.release(node)
+
+    @transition
+    def discard(self, job: Job[Any], status: Status, value: Any) -> None:
+        """End a job that is queued, or permitted, or between two attempts."""
+        if job.status is QUEUED:
+            self.drop(job, status, value)
+
+    def drop(self, job: Job[Any], status: Status, value: Any) -> None:
+        """The same as a step of another transition."""
+        node: LaneState = job.node
+        attempt = job.attempt
+        permitted = job.holder is PERMIT
+        putter = self.admission.remove(job)
+        if putter is None:
+            if status is FAILED:
+                node.failed += 1
+            else:
+                node.cancelled += 1
+        if permitted:
+            self._give_back(job)
+        elif attempt is not None and attempt.backs_off:
+            self.tree.end_back_off(job)
+        job.settle(status, value)
+        if not (permitted or (attempt is not None and attempt.backs_off)):
+            self.tree.discard(node)
+            if putter is None and node.bounded and not was_started(job):
+                self.admission.leave(job)
+        self.tree.check_path_idle(node)
+
+    # Lending.
+
+    @transition
+    def lend(self, job: Job[Any]) -> None:
+        """Free the slot of a running job while it waits for something."""
+        node: LaneState = job.node
+        assert job.slot is not None
+        node.lent += 1
+        self.tree.count_busy(node, 1)
+        self.slots.release(job.slot)
+        self.tree.release(node)
+
+    def reacquire(self, loan: Waiter) -> None:
+        """Have a lender go on as soon as there's a slot for it, ahead of all queued jobs.
+
+        Listeners call it in the middle of the transition that ends what the lender waits for: so it
+        has its slot before the slot that becomes free then can go to a queued job.
+        """
+        if not (loan.served or loan.is_waiting()):
+            self.loans.add(loan)
+            if not self.transaction.busy:
+                self.look_again()
+
+    @transition
+    def look_again(self) -> None:
+        """Do what may be done, since something has changed outside of a transition."""
+
+    @transition
+    def resume(self, loan: Waiter) -> None:
+        """Have a lender go on at once, beyond the limit if it must."""
+        if not loan.served:
+            self._resume(loan)
+            for lane in loan.job.node.path():
+                self.revoke(lane)
+
+    def _resume(self, loan: Waiter) -> None:
+        job = loan.job
+        node: LaneState = job.node
+        self.loans.remove(loan)
+        loan.served = True
+        node.lent -= 1
+        self.tree.hold(node)
+        self.tree.count_busy(node, -1)
+        job.slot = self.slots.acquire()
+
+    # Permits.
+
+    def commit(self) -> None:
+        """Give away the slots that are free, to lenders and then to jobs; and have that seen to."""
+        while True:
+            if self.loans.waiting and (loan := self.loans.first()) is not None:
+                self._resume(loan)
+                loan.wake()
+            elif (node := self.tree.select()) is not None:
+                self._permit(node)
+            elif not (self.shutting_down and not self.root.held and self.tree.end_pauses()):
+                break
+        deadline = self.tree.timers.next_deadline()
+        if deadline != self.deadline:
+            self.deadline = deadline
+            self.host.set_deadline(deadline)
+        while self.unannounced:
+            self.unannounced -= 1
+            self.host.wake_worker()
+
+    def close_transition(self) -> None:
+        try:
+            self.commit()
+        finally:
+            self.transaction.busy = False
+        self.transaction.deliver()
+
+    def _permit(self, node: LaneState) -> None:
+        """Take the job at a lane's head, and all that it needs, for the worker that claims it."""
+        job = self.tree.take(node)
+        node.permitted += 1
+        if node.bounded and not was_started(job):
+            self.admission.leave(job)
+        if node.constrained:
+            self.tree.reserve(job)
+        if job.holder is not None:
+            # A task occupies the slot itself: no worker has to come for it.
+            self._start(job, self.slots.acquire())
+            self.host.occupy(job)
+            return
+        job.holder = PERMIT
+        self.permits.append(job)
+        self.unannounced += 1
+
+    def _claim_next(self, slot: int | None) -> Job[Any] | None:
+        """Start a job in a slot number whose slot has just been given back."""
+        assert slot is not None
+        # Before others are woken: this worker needs no waking.
+        while self.loans.waiting and (loan := self.loans.first()) is not None:
+            self._resume(loan)
+            loan.wake()
+        while not self.permits and (node := self.tree.select()) is not None:
+            self._permit(node)
+        return self._claim(slot)
+
+    def _claim(self, slot: int | None) -> Job[Any] | None:
+        while self.permits:
+            job = self.permits.popleft()
+            self.unannounced = min(self.unannounced, len(self.permits))
+            if job.status is QUEUED:
+                self._start(job, self.slots.acquire() if slot is None else slot)
+                return job
+        if slot is not None:
+            self.slots.release(slot)
+        return None
+
+    def _start(self, job: Job[Any], slot: int) -> None:
+        node: LaneState = job.node
+        job.status = RUNNING
+        job.slot = slot
+        node.permitted -= 1
+        if job.attempt is not None:
+            self.tree.count_start(job, self.host.current_time() + self.start_error)
+
+    def _give_back(self, job: Job[Any]) -> None:
+        """Give back all that a permit holds."""
+        node: LaneState = job.node
+        node.permitted -= 1
+        if job.attempt is not None:
+            self.tree.unreserve(job)
+        self.tree.release(node)
+
+    def revoke(self, node: LaneState, limit: float | None = None) -> None:
+        """Take back the latest permits while more slots of a lane are held than may be."""
+        if limit is None:
+            limit = 0 if node.stopped or node.is_paused() else node.slots
+        if node.held <= limit or not self.permits:
+            return
+        for job in reversed(self.permits):
+            if node.held > limit and job.holder is PERMIT and job.node.is_inside(node):
+                if job.node.bounded and not was_started(job):
+                    self.admission.join(job.node)
+                job.holder = None
+                self.tree.restore(job)
+                self._give_back(job)
+        self.permits = deque(job for job in self.permits if job.holder is PERMIT)
+        self.unannounced = min(self.unannounced, len(self.permits))
+
+    def _feed_back(self, job: Job[Any], status: Status) -> None:
+        """Tell adaptive limits how an attempt has ended, before its slots are given back."""
+        attempt = job.attempt
+        if attempt is None:
+            return  # it began when its lane wasn't constrained yet
+        for node, epoch in attempt.epochs:
+            adaptive = node.adaptive
+            if adaptive is None:
+                continue
+            if node in attempt.overloaded:
+                adaptive.overloaded(epoch)
+            elif status is SUCCEEDED:
+                adaptive.succeeded(node.held >= node.slots and node.ready.count > 0)
+            if adaptive.limit != node.slots:
+                node.slots = adaptive.limit
+                self.tree.update_limit(node)
+                self.revoke(node)
+        attempt.overloaded = []
+
+    def _hand_over(self, node: LaneState) -> Job[Any] | None:
+        """Take the next plain job for the slot of one that has ended; None frees the slot."""
+        root = self.root
+        if self.loans.waiting:
+            # A listener was a lender, which goes on first.
+            self.tree.release(node)
+            return None
+        # Walk up, giving back a slot of each lane. That of the root changes hands.
+        lane: Any = node
+        while lane is not root:
+            lane.held -= 1
+            parent = lane.parent
+            if not lane.is_ready and lane.ready.count and lane.held < lane.limit:
+                parent.ready.add(lane)
+            elif not lane.held and lane.end_is_watched:
+                self.tree.check_idle(lane)
+            lane = parent
+        # Walk down to the lane whose job is next.
+        while (first := lane.ready.first) is not lane.queue:
+            if first is None:
+                break
+            lane = first
+        if first is None or lane.constrained or lane.bounded:
+            root.held -= 1
+            if not root.held and root.end_is_watched:
+                self.tree.check_idle(root)
+            return None
+        queue = lane.queue
+        job: Job[Any] = queue.pop() if queue.dead or queue.retried else queue.jobs.popleft()
+        stays: object = queue.jobs or queue.retried
+        if not stays and lane is not root:
+            self.tree.count_emptied(lane)
+        # Walk up, taking a slot of each lane.
+        member: Member = queue
+        while True:
+            ready = lane.ready
+            if not stays:
+                ready.remove(member)
+            elif member.next is not member:
+                ready.rotate()
+            if lane is root:
+                return job
+            lane.held += 1
+            stays = ready.count and lane.held < lane.limit
+            member, lane = lane, lane.parent
+
+
+def was_started(job: Job[Any]) -> bool:
+    """Whether a queued job has had an attempt already."""
+    return job.attempt is not None and job.attempt.count > 0

@@ -1,0 +1,77 @@
+"""One change of state at a time: commit, then notify."""
+
+from __future__ import annotations
+
+import functools
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Transaction:
+    """Keeps code of users out of the transitions of a tree.
+
+    Code of users runs in callbacks and instruments, which a transition only notes for later; but
+    also in ``__del__`` methods and signal handlers, anywhere. Whatever these ask for while a
+    transition is under way is done after it. Notifications go out of one loop, never nested.
+    """
+
+    __slots__ = ("busy", "delivering", "notifications")
+
+    def __init__(self) -> None:
+        self.busy = False
+        self.delivering = False
+        self.notifications: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+
+    def notify(self, call: Callable[..., object], *args: object) -> None:
+        """Have something called once no transition is under way."""
+        self.notifications.append((call, args))
+
+    def deliver(self) -> None:
+        if self.delivering:
+            return
+        self.delivering = True
+        try:
+            while self.notifications:
+                call, args = self.notifications.popleft()
+                call(*args)
+                del call, args
+        finally:
+            self.delivering = False
+
+
+class Transitioning(Protocol):
+    @property
+    def transaction(self) -> Transaction: ...
+
+    def close_transition(self) -> None:
+        """Commit it, and then notify."""
+
+
+Self = TypeVar("Self", bound=Transitioning)
+
+
+def transition(
+    change: Callable[Concatenate[Self, P], R],
+) -> Callable[Concatenate[Self, P], R | None]:
+    """Make a method a transition: the tree is consistent before anything is notified.
+
+    Called in the middle of another one, it's done after that, and returns None.
+    """
+
+    @functools.wraps(change)
+    def perform(self: Self, /, *args: P.args, **kwargs: P.kwargs) -> R | None:
+        transaction = self.transaction
+        if transaction.busy:
+            transaction.notify(functools.partial(perform, self, *args, **kwargs))
+            return None
+        transaction.busy = True
+        try:
+            return change(self, *args, **kwargs)
+        finally:
+            self.close_transition()
+
+    return perform
