@@ -14,30 +14,36 @@ from ._collect import (
 )
 from ._errors import ExecutorClosed, JobCancelled, NotDone, QueueTimeout
 from ._executor import Executor
-from ._future import Future
-from ._lane import Lane
-from ._lending import lend_slot
-from ._rate import Rate
-from ._results import Results
-from ._statistics import Statistics
+from ._handles import Future, KeyedLanes, Lane
+from ._map import Results
+from ._runtime.charging import charge
+from ._runtime.lend_slot import lend_slot
+from ._scheduling.adaptive import Adaptive
+from ._scheduling.rates import Rate
+from ._scheduling.retries import Retry
+from ._scheduling.statistics import Statistics
 
 __all__ = (
     "ALL_COMPLETED",
     "FIRST_COMPLETED",
     "FIRST_EXCEPTION",
+    "Adaptive",
     "BlockingExecutor",
     "Executor",
     "ExecutorClosed",
     "Future",
     "JobCancelled",
+    "KeyedLanes",
     "Lane",
     "NotDone",
     "QueueTimeout",
     "Rate",
     "Results",
+    "Retry",
     "Statistics",
     "amap",
     "as_completed",
+    "charge",
     "first_result",
     "gather",
     "lend_slot",

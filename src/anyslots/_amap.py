@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, overload
 
 from ._executor import Executor
-from ._results import AnyIterable
+from ._map_inputs import AnyIterable
 
 T = TypeVar("T")
 A1 = TypeVar("A1")

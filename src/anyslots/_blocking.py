@@ -1,6 +1,6 @@
 """An executor for code that isn't async: an event loop in a thread of its own.
 
-The `_Home` of one doesn't refer to it, so that dropping a `BlockingExecutor` ends its thread.
+The `LoopThread` of one doesn't refer to it, so that dropping a `BlockingExecutor` ends its thread.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import anyio.to_thread
 
 from ._errors import ExecutorClosed
 from ._executor import Executor
-from ._future import function_name
-from ._rate import Rate
+from ._scheduling.job import function_name
+from ._scheduling.rates import Rate
 from ._thread_future import ThreadFuture
 
 P = ParamSpec("P")
@@ -85,8 +85,8 @@ class BlockingExecutor(cf.Executor):
         limits = {"rate": rate, "timeout": timeout, "queue_timeout": queue_timeout}
         more = {"name": name, "instruments": instruments}
         executor = Executor(slots, **limits, **more, on_error="log")  # type: ignore[arg-type]
-        self._home = _Home(executor, backend, backend_options)
-        weakref.finalize(self, self._home.stop).atexit = False
+        self._loop_thread = LoopThread(executor, backend, backend_options)
+        weakref.finalize(self, self._loop_thread.stop).atexit = False
 
     @overload
     def submit(
@@ -105,7 +105,7 @@ class BlockingExecutor(cf.Executor):
         if not callable(fn):
             raise TypeError(f"fn must be callable, not {fn!r}; submit(fn, *args)")
         kind, call = (ThreadFuture, fn) if is_async(fn) else (PlainFuture, _InThread(fn))
-        return self._home.put(kind(self._home.executor, call, args, kwargs))
+        return self._loop_thread.put(kind(self._loop_thread.executor, call, args, kwargs))
 
     @overload  # type: ignore[override]
     def map(
@@ -135,12 +135,12 @@ class BlockingExecutor(cf.Executor):
         ``wait``: return only then. ``cancel_futures``: cancel those that have not begun. May be
         called again. A job that runs in the event loop can't wait: `RuntimeError`.
         """
-        self._home.stop(cancel_futures)
+        self._loop_thread.stop(cancel_futures)
         if wait:
-            self._home.thread.join()
+            self._loop_thread.thread.join()
 
 
-class _Home:
+class LoopThread:
     def __init__(
         self, executor: Executor, backend: str, backend_options: dict[str, Any] | None
     ) -> None:
@@ -155,7 +155,7 @@ class _Home:
         )
         self.thread.start()
         self._started.result()
-        homes.add(self)
+        loop_threads.add(self)
 
     def _run(self, backend: str, backend_options: dict[str, Any] | None) -> None:
         try:
@@ -174,7 +174,7 @@ class _Home:
     def put(self, future: ThreadFuture[Any]) -> ThreadFuture[Any]:
         if self._closed:
             raise ExecutorClosed("cannot submit after shutdown")
-        self.executor._inbox.put(future)
+        self.executor._runtime.entries.put(future)
         return future
 
     def stop(self, cancel_futures: bool = False) -> None:
@@ -184,11 +184,11 @@ class _Home:
         def stop() -> None:
             self.executor.close()
             if cancel_futures:
-                self.executor._drain("its executor was shut down")
+                self.executor.clear("its executor was shut down")
             self._stopping.set()
 
         try:
-            self.executor._backend.post(stop)
+            self.executor._runtime.backend.post(stop)
         except RuntimeError:
             pass  # it has ended
 
@@ -218,7 +218,7 @@ def is_async(fn: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(call)
 
 
-homes: weakref.WeakSet[_Home] = weakref.WeakSet()
+loop_threads: weakref.WeakSet[LoopThread] = weakref.WeakSet()
 
 
 @functools.cache
@@ -228,7 +228,7 @@ def end_with_interpreter() -> None:
 
 
 def finish_all() -> None:
-    left = list(homes)
+    left = list(loop_threads)
     for home in left:
         home.stop()
     for home in left:

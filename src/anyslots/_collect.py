@@ -7,18 +7,18 @@ event that matters to it. Called by a job for futures of its own executor, it le
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Container, Iterable
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, final, overload
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, final, overload
 
 import anyio
 
 from ._errors import JobCancelled
-from ._future import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED, Future, Signal, Status
-
-if TYPE_CHECKING:
-    from ._schedule import Schedule
+from ._handles import Future
+from ._runtime.lending import TaskWaiter
+from ._runtime.runtime import Runtime
+from ._scheduling.job import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED, Status
 
 T = TypeVar("T")
 
@@ -39,13 +39,13 @@ async def gather(*futures: Future[T], return_exceptions: bool = False) -> Any:
         pages = await gather(*(executor.submit(fetch, url) for url in urls))
     """
     stops = () if return_exceptions else (FAILED, CANCELLED)
-    stopped_by = await _Watch(check_futures("gather", futures), stops).wait()
+    stopped_by = await _Collector(check_futures("gather", futures), stops).wait()
     try:
         if stopped_by is not None:
             stopped_by.result()
         if return_exceptions:
             return [_result_or_exception(future) for future in futures]
-        return [f._value if f._status is SUCCEEDED else f.result() for f in futures]
+        return [f.value if f.status is SUCCEEDED else f.result() for f in futures]
     finally:
         # A job's traceback refers to this frame then: let it refer to no future.
         del futures, stopped_by
@@ -63,7 +63,7 @@ async def wait(futures: Iterable[Future[T]], return_when: str = ALL_COMPLETED) -
 
     ``return_when``: `ALL_COMPLETED`, `FIRST_COMPLETED` or `FIRST_EXCEPTION`, which is the first
     job to fail (cancelled ones don't count) or else all. Never raises for a job, and doesn't count
-    as looking at its error. Cancelling this wait leaves the jobs alone. Raises `ValueError` for
+    as retrieving its exception. Cancelling this wait leaves the jobs alone. Raises `ValueError` for
     another ``return_when``.
 
     ::
@@ -73,7 +73,7 @@ async def wait(futures: Iterable[Future[T]], return_when: str = ALL_COMPLETED) -
     if return_when not in _STOPS:
         raise ValueError(f"return_when must be one of {', '.join(_STOPS)}, not {return_when!r}")
     those = check_futures("wait", futures)
-    await _Watch(those, _STOPS[return_when]).wait()
+    await _Collector(those, _STOPS[return_when]).wait()
     done = {future for future in those if future.done()}
     return DoneAndNotDone(done, set(those) - done)
 
@@ -95,15 +95,15 @@ class as_completed(Generic[T]):
     def __init__(self, futures: Iterable[Future[T]]) -> None:
         self._done: deque[Future[T]] = deque()
         self._pending: dict[Future[T], None] = {}
-        self._waiting: dict[Signal, None] = {}
+        self._waiters: dict[TaskWaiter, None] = {}
         those = check_futures("as_completed", futures)
-        self._schedules = schedules_of(those)
+        self._runtimes = runtimes_of(those)
         for future in those:
             if future.done():
                 self._done.append(future)
             else:
                 self._pending[future] = None
-                future._watch(self._finished)
+                future.add_listener(self._finished)
 
     def __aiter__(self) -> AsyncIterator[Future[T]]:
         return self
@@ -114,26 +114,26 @@ class as_completed(Generic[T]):
         while not self._done:
             if not self._pending:
                 raise StopAsyncIteration
-            signal = Signal(self._schedules)
-            self._waiting[signal] = None
+            waiter = make_waiter(self._runtimes, self._pending)
+            self._waiters[waiter] = None
             try:
-                await signal.wait()
+                await waiter.wait()
             finally:
-                self._waiting.pop(signal, None)
+                self._waiters.pop(waiter, None)
         return self._done.popleft()
 
-    def _finished(self, future: Future[T]) -> None:
+    def _finished(self, future: Any) -> None:
         del self._pending[future]
         self._done.append(future)
-        waiting, self._waiting = self._waiting, {}
-        for signal in waiting:
-            signal.set()
+        waiters, self._waiters = self._waiters, {}
+        for waiter in waiters:
+            waiter.wake()
 
 
 async def first_result(*futures: Future[T]) -> T:
     """Return the first result, and cancel the jobs that have none yet.
 
-    Failures are passed over, and count as seen. If every job fails or is cancelled, raises an
+    Failures are passed over, and count as retrieved. If every job fails or is cancelled, raises an
     `ExceptionGroup` of them all. Cancelling this wait leaves the jobs alone. Raises `ValueError`
     without futures.
 
@@ -144,23 +144,23 @@ async def first_result(*futures: Future[T]) -> T:
     those = check_futures("first_result", futures)
     if not those:
         raise ValueError("first_result needs at least one future")
-    winner: Future[T] | None = await _Watch(those, (SUCCEEDED,)).wait()
+    winner: Future[T] | None = await _Collector(those, (SUCCEEDED,)).wait()
     for future in those:
         if not future.done():
-            future._watch(_look_away)
+            future.add_listener(_mark_retrieved)
             future.cancel("another result was first")
-        elif future._status is FAILED:
-            _look_away(future)
+        elif future.status is FAILED:
+            _mark_retrieved(future)
     if winner is None:
         exceptions = [_result_or_exception(future) for future in those]
         raise BaseExceptionGroup("no job succeeded", exceptions)
     return winner.result()
 
 
-class _Watch:
+class _Collector:
     """Waits until all of some futures are done, or one has ended in a way that stops it."""
 
-    __slots__ = ("_futures", "_ignores_success", "_missing", "_signal", "_stopped_by", "_stops")
+    __slots__ = ("_futures", "_ignores_success", "_missing", "_stopped_by", "_stops", "_waiter")
 
     def __init__(self, futures: list[Future[Any]], stops: tuple[Status, ...]) -> None:
         self._futures = futures
@@ -168,47 +168,59 @@ class _Watch:
         self._ignores_success = SUCCEEDED not in stops
         self._stopped_by: Future[Any] | None = None
         self._missing = 0
-        self._signal = Signal(schedules_of(futures))
+        self._waiter: TaskWaiter
 
     async def wait(self) -> Any:
         """The future that stopped it, or None once all are done."""
         finished = self._finished
         for future in self._futures:
-            if future._status is QUEUED or future._status is RUNNING:
+            if future.status is QUEUED or future.status is RUNNING:
+                if not self._missing:
+                    self._waiter = make_waiter(runtimes_of(self._futures), self._futures)
                 self._missing += 1
-                if future._callbacks is None:
-                    future._callbacks = finished
+                if future.listeners is None:
+                    future.listeners = finished
                 else:
-                    future._watch(finished)
-            elif future._status in self._stops:
+                    future.add_listener(finished)
+            elif future.status in self._stops:
                 self._stopped_by = future
                 break
         try:
             if self._missing and self._stopped_by is None:
-                await self._signal.wait()
+                await self._waiter.wait()
             else:
                 await anyio.lowlevel.checkpoint()
         finally:
             if self._missing:
                 for future in self._futures:
-                    future._unwatch(finished)
+                    future.remove_listener(finished)
         return self._stopped_by
 
-    def _finished(self, future: Future[Any]) -> None:
+    def _finished(self, future: Any) -> None:
         self._missing -= 1
-        if self._ignores_success and future._status is SUCCEEDED:
+        if self._ignores_success and future.status is SUCCEEDED:
             if not self._missing:
-                self._signal.set()
-        elif future._status in self._stops:
+                self._waiter.wake()
+        elif future.status in self._stops:
             self._stopped_by = self._stopped_by or future
-            self._signal.set()
+            self._waiter.wake()
         elif not self._missing:
-            self._signal.set()
+            self._waiter.wake()
 
 
-def schedules_of(futures: Iterable[Future[Any]]) -> dict[Schedule, None]:
-    """The schedules of some futures' executors, each once."""
-    return dict.fromkeys(lane._schedule for lane in {future._lane for future in futures})
+def runtimes_of(futures: Iterable[Future[Any]]) -> list[Runtime]:
+    """The runtimes of some futures' executors, each once."""
+    return list(dict.fromkeys(node.runtime for node in {future.node for future in futures}))
+
+
+def make_waiter(runtimes: list[Runtime], futures: Container[object]) -> TaskWaiter:
+    """A wait of the current task for some futures; if it's a job's, the job lends its slot."""
+    lenders = [lender for each in runtimes if (lender := each.current_lender()) is not None]
+    for lender in lenders:
+        if lender.job in futures:
+            assert lender.job is not None
+            raise RuntimeError(f"job {lender.job.name} cannot wait for itself")
+    return TaskWaiter(runtimes[0].backend.park(), lenders)
 
 
 def check_futures(function: str, futures: Iterable[Future[T]]) -> list[Future[T]]:
@@ -218,9 +230,12 @@ def check_futures(function: str, futures: Iterable[Future[T]]) -> list[Future[T]
         if type(future) is not Future:
             raise TypeError(f"{function} takes futures of anyslots, not {future!r}")
     thread = get_ident()
-    for lane in {future._lane for future in futures}:
-        if lane._executor._thread != thread:
-            next(future for future in futures if future._lane is lane)._check_thread(function)
+    for node in {future.node for future in futures}:
+        if node.runtime.thread != thread:
+            raise RuntimeError(
+                f"cannot {function} a future from another thread than its event loop's; "
+                "anyslots.from_thread.submit gives threads a future of their own"
+            )
     return list(dict.fromkeys(futures))
 
 
@@ -231,14 +246,14 @@ _STOPS: dict[str, tuple[Status, ...]] = {
 }
 
 
-def _look_away(future: Future[Any]) -> None:
+def _mark_retrieved(future: Any) -> None:
     """Nobody wants to know of this failure."""
-    if future._status is FAILED:
+    if future.status is FAILED:
         future.exception()
 
 
 def _result_or_exception(future: Future[Any]) -> Any:
-    if future._status is CANCELLED:
+    if future.status is CANCELLED:
         try:
             return future.result()
         except JobCancelled as cancelled:

@@ -1,145 +1,65 @@
-"""One job's handle.
-
-A `Future` is a small state machine: queued, running, then one of succeeded, failed and cancelled.
-The worker that begins it notes so; every end goes through `_settle`, which the schedule calls. It
-knows nothing about who runs when.
-"""
+"""What a future says and does of its job; all but the lane that it belongs to."""
 
 from __future__ import annotations
 
-import enum
-import functools
 import logging
-from collections.abc import Callable, Generator, Iterable
-from contextvars import Context, copy_context
+from collections.abc import Callable, Generator
+from contextvars import copy_context
 from threading import get_ident
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, final
-
-import anyio
+from types import coroutine
+from typing import Any, NoReturn, Self, TypeVar
 
 from ._errors import JobCancelled, NotDone
-
-if TYPE_CHECKING:
-    from ._backend import Wait
-    from ._lane import Lane
-    from ._lending import Lending
-    from ._schedule import Schedule
-    from ._unseen import Unseen
-    from ._worker import Worker
+from ._runtime.lending import TaskWaiter
+from ._runtime.runtime import Runtime
+from ._scheduling.job import (
+    CANCELLED,
+    FAILED,
+    QUEUED,
+    RUNNING,
+    SUCCEEDED,
+    Cancellation,
+    Failure,
+    Job,
+    function_name,
+)
 
 T_co = TypeVar("T_co", covariant=True)
-
-Watcher: TypeAlias = "Callable[[Future[Any]], object]"
 
 logger = logging.getLogger("anyslots")
 
 
-class Status(enum.Enum):
-    """Where a job is; the last three are final."""
+class BaseFuture(Job[T_co]):
+    """A future without the way to its lane."""
 
-    QUEUED = "queued"
-    RUNNING = "running"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-
-QUEUED = Status.QUEUED
-RUNNING = Status.RUNNING
-SUCCEEDED = Status.SUCCEEDED
-FAILED = Status.FAILED
-CANCELLED = Status.CANCELLED
-
-
-class Failure:
-    """Why a job failed, and whom to tell once somebody looks at it."""
-
-    __slots__ = ("exception", "traceback", "unseen")
-
-    def __init__(
-        self, exception: BaseException, traceback: TracebackType | None, unseen: Unseen | None
-    ) -> None:
-        self.exception = exception
-        self.traceback = traceback
-        self.unseen = unseen
-
-
-@final
-class Future(Generic[T_co]):
-    """The handle of one submitted job; `Executor.submit` makes it.
-
-    Await it from any task of the executor's event loop, and from as many as you like: each gets
-    the job's return value, or the exception that the job raised. Cancelling a task that awaits
-    a future leaves the job alone; `cancel` cancels the job. A job that awaits its own future gets
-    a `RuntimeError`.
-
-    ::
-
-        future = executor.submit(fetch, url)
-        page = await future
-    """
-
-    __slots__ = (
-        "__weakref__",
-        "_args",
-        "_callbacks",
-        "_context",
-        "_fn",
-        "_lane",
-        "_slot",
-        "_status",
-        "_value",
-        "_worker",
-    )
-
-    _lane: Lane
-    _status: Status
-    # Until the job is done: what to call and in which context. Afterwards just the function's name,
-    # so that a future that's kept keeps neither function nor arguments alive.
-    _fn: Callable[..., Any] | str
-    _args: tuple[Any, ...] | None
-    _context: Context | None
-    if TYPE_CHECKING:  # or else `typing.get_type_hints` looked for these names in vain
-        # The worker that runs the job, while it runs.
-        _worker: Worker | None
-        # Called in turn, with the future, once it's done; none of them may raise. One by itself, as
-        # it mostly is, or several in a dict, for its order and to take out one in one step.
-        _callbacks: Watcher | dict[Watcher, None] | None
-    _slot: int | None
-    # The return value, the `Failure`, or the reason of the cancellation, as the status says.
-    _value: Any
-
-    # What anybody may read, from any thread.
+    __slots__ = ()
 
     @property
-    def name(self) -> str:
-        """The qualified name of the submitted function."""
-        return self._fn if isinstance(self._fn, str) else function_name(self._fn)
+    def attempts(self) -> int:
+        """How often the job has started so far."""
+        if self.attempt is not None:
+            return self.attempt.count
+        return 0 if self.slot is None else 1
 
     @property
-    def lane(self) -> Lane:
-        """The lane that the job was submitted to; the executor itself for `Executor.submit`."""
-        return self._lane
-
-    @property
-    def slot(self) -> int | None:
-        """The number of the slot that the job runs or ran in, from 0; None if it hasn't begun."""
-        return self._slot
+    def error(self) -> BaseException | None:
+        """The exception of a failed job; None otherwise. Doesn't count as retrieving it."""
+        if self.status is FAILED:
+            failure: Failure = self.value
+            return failure.exception
+        return None
 
     def done(self) -> bool:
         """Whether the job has ended: succeeded, failed or been cancelled."""
-        return self._status is not QUEUED and self._status is not RUNNING
+        return self.status is not QUEUED and self.status is not RUNNING
 
     def running(self) -> bool:
-        """Whether the job has begun and not ended."""
-        return self._status is RUNNING
+        """Whether the job has started and not ended."""
+        return self.status is RUNNING
 
     def cancelled(self) -> bool:
         """Whether the job was cancelled and has unwound."""
-        return self._status is CANCELLED
-
-    # What belongs to the event loop's thread.
+        return self.status is CANCELLED
 
     def result(self) -> T_co:
         """Return what the job returned, without waiting.
@@ -148,8 +68,8 @@ class Future(Generic[T_co]):
         as the job left it), `JobCancelled` if it was cancelled, and `NotDone` if it's queued
         or running.
         """
-        if self._status is SUCCEEDED:
-            return self._value  # type: ignore[no-any-return]
+        if self.status is SUCCEEDED:
+            return self.value  # type: ignore[no-any-return]
         exception = self.exception()
         assert exception is not None
         try:
@@ -163,17 +83,21 @@ class Future(Generic[T_co]):
 
         Raises `JobCancelled` if the job was cancelled and `NotDone` if it's queued or running.
         """
-        if self._status is FAILED:
-            failure: Failure = self._value
-            if failure.unseen is not None:
-                failure.unseen.seen(self)
-                failure.unseen = None
-            return failure.exception.with_traceback(failure.traceback)
-        if self._status is CANCELLED:
-            because = "" if self._value is None else f": {self._value}"
-            raise JobCancelled(f"job {self.name} was cancelled{because}")
-        if self._status is not SUCCEEDED:
-            raise NotDone(f"job {self.name} is {self._status.value}; await the future instead")
+        if self.status is FAILED:
+            failure: Failure = self.value
+            if failure.retrieval is not None:
+                failure.retrieval.mark_retrieved(self)
+                failure.retrieval = None
+            return BaseException.with_traceback(failure.exception, failure.traceback)
+        if self.status is CANCELLED:
+            reason: Any = self.value
+            cause = None
+            if isinstance(reason, Cancellation):
+                reason, cause = reason.message, reason.cause
+            because = "" if reason is None else f": {reason}"
+            raise JobCancelled(f"job {self.name} was cancelled{because}") from cause
+        if self.status is not SUCCEEDED:
+            raise NotDone(f"job {self.name} is {self.status.value}; await the future instead")
         return None
 
     def cancel(self, reason: str | None = None) -> bool:
@@ -183,53 +107,53 @@ class Future(Generic[T_co]):
         checkpoint and is `cancelled()` once it has unwound; one that catches the cancellation and
         returns a value has succeeded. A job that's done stays as it is: False.
 
-        ``reason`` becomes part of the `JobCancelled` that asking for the result raises.
-        Raises `RuntimeError` from a thread other than the event loop's.
+        On trio a running job is cancelled as a cancel scope cancels, at each checkpoint until it
+        has unwound; under asyncio as `asyncio.Task.cancel` does, once, and again if asked again.
+        Shields are respected. ``reason`` becomes part of the `JobCancelled` that asking for the
+        result raises. Raises `RuntimeError` from a thread other than the event loop's.
         """
         self._check_thread("cancel")
-        if self._status is QUEUED:
-            self._lane._schedule.discard(self._lane._line, self, CANCELLED, reason)
-        elif self._status is RUNNING:
-            worker = self._worker
-            assert worker is not None
-            # Trio's `Cancelled` refers to the frames that it came from.
-            del self
-            worker.cancel(reason)
-        else:
-            return False
-        return True
+        runtime: Runtime = self.node.runtime
+        job = self
+        # Trio's `Cancelled` refers to the frames that it came from.
+        del self
+        return runtime.cancel_job(job, reason)
 
-    def add_done_callback(self, fn: Callable[[Future[T_co]], object]) -> None:
+    def add_done_callback(self, fn: Callable[[Self], object]) -> None:
         """Call ``fn(future)`` once the job is done, or right now if it is.
 
         It's called in the event loop's thread, in a copy of the context of this call. If it
         raises, the exception is logged and harms nothing.
         """
         self._check_thread("add a callback to")
-        callback = _Callback(fn)
-        if self.done():
+        callback = Callback(fn)
+        if self.is_done:
             callback(self)
+            transaction = self.node.runtime.scheduler.transaction
+            if not transaction.busy:
+                transaction.deliver()
         else:
-            self._watch(callback)
+            self.add_listener(callback)
 
-    def remove_done_callback(self, fn: Callable[[Future[T_co]], object]) -> int:
+    def remove_done_callback(self, fn: Callable[[Self], object]) -> int:
         """Remove every callback equal to ``fn``; return how many there were."""
         self._check_thread("remove a callback from")
-        several = self._callbacks if isinstance(self._callbacks, dict) else [self._callbacks]
-        found = [c for c in several if isinstance(c, _Callback) and c.fn == fn]
+        several = self.listeners if isinstance(self.listeners, dict) else [self.listeners]
+        found = [each for each in several if isinstance(each, Callback) and each.fn == fn]
         for callback in found:
-            self._unwatch(callback)
+            self.remove_listener(callback)
         return len(found)
 
     def __await__(self) -> Generator[Any, Any, T_co]:
-        if get_ident() != self._lane._executor._thread:
+        runtime: Runtime = self.node.runtime
+        if get_ident() != runtime.thread:
             self._check_thread("await")
-        if self._status is QUEUED or self._status is RUNNING:
-            yield from self._wait()
+        if self.status is QUEUED or self.status is RUNNING:
+            yield from self._wait(runtime)
         else:
-            yield from self._lane._executor._backend.checkpoint()
-        if self._status is SUCCEEDED:
-            return self._value  # type: ignore[no-any-return]
+            yield from runtime.backend.checkpoint()
+        if self.status is SUCCEEDED:
+            return self.value  # type: ignore[no-any-return]
         try:
             return self.result()
         finally:
@@ -238,153 +162,67 @@ class Future(Generic[T_co]):
     async def wait(self) -> None:
         """Wait until the job is done, whatever became of it.
 
-        Never raises for the job, and doesn't count as looking at its error. Cancelling this wait
-        leaves the job alone.
+        Never raises for the job, and doesn't count as retrieving its exception. Cancelling this
+        wait leaves the job alone.
         """
         self._check_thread("wait for")
-        await (self._lane._executor._backend.checkpoint() if self.done() else self._wait())
+        runtime: Runtime = self.node.runtime
+        await (runtime.backend.checkpoint() if self.is_done else self._wait(runtime))
 
-    # For the schedule, the workers and the functions that collect.
-
-    def _wait(self) -> Wait:
+    def _wait(self, runtime: Runtime) -> Any:
         """Wait for a job that isn't done, lending the slot of the job that does."""
-        wait = self._lane._executor._backend.wait(self)
-        lending = lending_in(self._lane._schedule)
-        if lending is None:
-            return wait
-        if lending.worker is self._worker:
+        lender = runtime.current_lender()
+        if lender is None:
+            return runtime.backend.wait(self)
+        if lender.job is self:
             raise RuntimeError(f"job {self.name} cannot wait for itself")
-        self._watch(lending)
-        return lending.around(wait)
+        return self._wait_lending(TaskWaiter(runtime.backend.park(), [lender]))
 
-    def _settle(self, status: Status, value: Any) -> None:
-        """The job is done: let go of the call, and tell whoever waits."""
-        self._value = value
-        self._status = status
+    @coroutine
+    def _wait_lending(self, waiter: TaskWaiter) -> Generator[Any, Any, None]:
+        self.add_listener(waiter.wake)
         try:
-            self._fn = self._fn.__qualname__  # type: ignore[union-attr]
-        except Exception:
-            self._fn = function_name(self._fn)
-        self._args = self._context = self._worker = None
-        callbacks = self._callbacks
-        if callbacks is not None:
-            if isinstance(callbacks, dict):
-                self._call_all(callbacks)
-                self._callbacks = None
-            else:
-                self._callbacks = None
-                callbacks(self)
-
-    def _call_all(self, callbacks: dict[Watcher, None]) -> None:
-        for callback in list(callbacks):
-            # One may take out another, by cancelling a task that waits.
-            if callback in callbacks:
-                del callbacks[callback]
-                callback(self)
-
-    def _watch(self, callback: Watcher) -> None:
-        """Have ``callback``, which never raises, called when the job is done."""
-        if self._callbacks is None:
-            self._callbacks = callback
-        elif isinstance(self._callbacks, dict):
-            self._callbacks[callback] = None
-        else:
-            self._callbacks = {self._callbacks: None, callback: None}
-
-    def _unwatch(self, callback: Watcher) -> None:
-        if isinstance(self._callbacks, dict):
-            self._callbacks.pop(callback, None)
-        elif self._callbacks == callback:
-            self._callbacks = None
+            yield from waiter.wait()
+        except BaseException:
+            self.remove_listener(waiter.wake)
+            raise
 
     def _check_thread(self, doing: str) -> None:
-        if get_ident() != self._lane._executor._thread:
+        if get_ident() != self.node.runtime.thread:
             raise RuntimeError(
                 f"cannot {doing} a future from another thread than its event loop's; "
                 "anyslots.from_thread.submit gives threads a future of their own"
             )
 
     def __repr__(self) -> str:
-        slot = "" if self._slot is None else f" slot={self._slot}"
-        return f"<Future {self.name} {self._status.value}{slot}>"
+        slot = "" if self.slot is None else f" slot={self.slot}"
+        return f"<Future {self.name} {self.status.value}{slot}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"cannot copy or pickle {self!r}: it belongs to an event loop")
 
 
-def make_future(
-    lane: Lane,
-    fn: Callable[..., Any],
-    args: tuple[Any, ...],
-    context: Context,
-) -> Future[Any]:
-    """The handle of a job that's queued.
+class Callback:
+    """A callback of users: runs in the context that it was added in, and may raise.
 
-    Instead of an `__init__`: that of a class with slots is called by way of C, at a fourth of what
-    making a future costs.
+    As a listener it's called in the middle of a transition: it runs once that's complete.
     """
-    future: Future[Any] = Future()
-    future._lane = lane
-    future._fn = fn
-    future._args = args
-    future._context = context
-    future._status = QUEUED
-    future._callbacks = future._value = future._slot = future._worker = None
-    return future
-
-
-def lending_in(schedule: Schedule) -> Lending | None:
-    """How to wait where this code runs, if that's in a job of the schedule."""
-    worker = schedule.lender()
-    return None if worker is None else worker.make_lending()
-
-
-class Signal:
-    """An event that one task waits for; a job of one of the schedules lends its slot meanwhile."""
-
-    __slots__ = ("_event", "_lending")
-
-    def __init__(self, schedules: Iterable[Schedule]) -> None:
-        lendings = (lending_in(schedule) for schedule in schedules)
-        self._lending = next((lending for lending in lendings if lending is not None), None)
-        self._event = anyio.Event()
-
-    def set(self) -> None:
-        if not self._event.is_set():
-            self._event.set()
-            if self._lending is not None:
-                self._lending()
-
-    async def wait(self) -> None:
-        if self._lending is None:
-            await self._event.wait()
-        else:
-            await self._lending.around(self._event.wait())
-
-
-class _Callback:
-    """A user's callback: runs in the context that it was added in, and may raise."""
 
     __slots__ = ("context", "fn")
 
-    def __init__(self, fn: Callable[[Future[Any]], object]) -> None:
+    def __init__(self, fn: Callable[[Any], object]) -> None:
         if not callable(fn):
             raise TypeError(f"a callback must be callable, not {fn!r}")
         self.fn = fn
         self.context = copy_context()
 
-    def __call__(self, future: Future[Any]) -> None:
+    def __call__(self, job: Job[Any]) -> None:
+        job.node.runtime.scheduler.transaction.notify(self.run, job)
+
+    def run(self, job: Job[Any]) -> None:
         try:
-            self.context.run(self.fn, future)
+            self.context.run(self.fn, job)
         except (KeyboardInterrupt, SystemExit) as exc:
-            future._lane._executor._end_with(exc)
+            job.node.runtime.end_with(exc)
         except BaseException:
-            logger.exception("callback %s of %r raised", function_name(self.fn), future)
-
-
-def function_name(fn: object) -> str:
-    """How to call ``fn`` in a message: its qualified name, through partials, or its type's."""
-    while isinstance(fn, functools.partial):
-        fn = fn.func
-    try:
-        name = getattr(fn, "__qualname__", None)
-    except Exception:
-        name = None
-    return name if isinstance(name, str) else type(fn).__qualname__
+            logger.exception("callback %s of %r raised", function_name(self.fn), job)

@@ -1,408 +1,276 @@
-"""A queue of jobs as its users see it: submit, wait for room, pause, cancel, join."""
+"""What users see and set of a lane: its options, pauses, ends and counts; all but submitting."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
-from contextvars import copy_context
-from functools import partial
-from threading import get_ident
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, NoReturn
 
-import anyio
-
-from . import _future
-from ._arguments import check_count
-from ._errors import ExecutorClosed
-from ._future import Future, lending_in, make_future
-from ._line import Line
-from ._results import AnyIterable, Results
-from ._schedule import Schedule
-from ._statistics import Statistics
-
-if TYPE_CHECKING:
-    from ._backend import Parked, Wait
-    from ._executor import Executor
-    from ._lending import Lending
-
-P = ParamSpec("P")
-T = TypeVar("T")
-A1 = TypeVar("A1")
-A2 = TypeVar("A2")
-A3 = TypeVar("A3")
-A4 = TypeVar("A4")
-A5 = TypeVar("A5")
+from ._runtime.charging import costs_of_queued
+from ._runtime.runtime import Runtime
+from ._scheduling.adaptive import Adaptive
+from ._scheduling.lane_state import LaneState
+from ._scheduling.rates import Rate, check_rates
+from ._scheduling.retries import Retry
+from ._scheduling.statistics import Statistics
+from ._validation import (
+    check_count,
+    check_gate,
+    check_pause,
+    check_priority,
+    check_retry,
+    check_seconds,
+    check_slots,
+)
 
 
-class Gate:
-    """Where submissions pass: the thread that may submit, or None while nobody may."""
-
-    __slots__ = ("thread",)
-
-    def __init__(self) -> None:
-        self.thread: int | None = None
-
-
-CLOSED_GATE = Gate()
-
-
-class LendingPlace:
-    """Where `enqueue` waits; if it's a job of the same executor that does, its slot is lent."""
-
-    __slots__ = ("_lending", "_parked", "is_waiting", "task")
-
-    def __init__(self, parked: Parked, lending: Lending | None, task: object) -> None:
-        self._parked = parked
-        self._lending = lending
-        self.is_waiting = parked.is_waiting
-        # The one that waits; None if it's known to belong to a job of the executor.
-        self.task = task
-
-    def wake(self) -> None:
-        self._parked.wake()
-        if self._lending is not None:
-            self._lending()
-
-    def wait(self) -> Wait:
-        wait = self._parked.wait()
-        return wait if self._lending is None else self._lending.around(wait)
-
-
-class Lane:
-    """A first-in, first-out queue of jobs inside an executor, with limits of its own.
-
-    `Executor.lane` makes one; the executor itself is one, too, with a default lane inside. A lane
-    that nobody holds and that has no jobs left is collected.
-    """
+class BaseLane:
+    """A lane, without the ways into it."""
 
     # Without a `__dict__`, an attribute that's set by a wrong name is an error.
-    __slots__ = ("__weakref__", "_executor", "_gate", "_line", "_schedule", "name")
+    __slots__ = ("__weakref__", "_node", "_runtime")
 
-    name: str | None
-    if TYPE_CHECKING:  # or else `typing.get_type_hints` looked for these names in vain
-        # Which jobs `cancel`, `join` and the like are about, and where submitted ones queue.
-        _executor: Executor
-        _schedule: Schedule
-        _line: Line
-        _gate: Gate
-
-    def __init__(self, executor: Executor, name: str | None, line: Line) -> None:
-        self.name = name
-        self._executor = executor
-        self._schedule = executor._schedule
-        self._gate = executor._gate
-        self._line = line
-
-    def submit(
-        self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Future[T]:
-        """Have ``fn(*args, **kwargs)`` run as soon as it may; return its future at once.
-
-        ``fn`` is called in its slot, in a copy of the present context. It returns an awaitable: a
-        coroutine or, under asyncio, also a Task or a Future; a job's failure, a result that can't
-        be awaited included, is kept in its future. Jobs begin in the order of their submission.
-
-        Works wherever the event loop's thread is, in a plain callback of the loop, too. Raises
-        `anyio.WouldBlock` if the queue is full, `TypeError` if ``fn`` isn't callable,
-        `ExecutorClosed` if no more jobs are taken, and `RuntimeError` if the executor has not been
-        entered or this is another thread than its event loop's; then nothing was queued.
-
-        ::
-
-            future = executor.submit(fetch, url, retries=3)
-        """
-        if get_ident() != self._gate.thread:
-            self._check_gate()
-        if not callable(fn):
-            raise TypeError(f"fn must be callable, not {fn!r}; submit(fn, *args), not submit(fn())")
-        if self._line.bounded and not self._schedule.has_room(self._line):
-            raise anyio.WouldBlock
-        call = partial(fn, **kwargs) if kwargs else fn
-        future: Future[T] = make_future(self, call, args, copy_context())
-        self._schedule.submit(self._line, future)
-        return future
-
-    async def enqueue(
-        self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Future[T]:
-        """Submit like `submit`, but wait until there's room in the queue.
-
-        Who waits longest is let in first. If ``max_pending`` is 0, this waits until the job has
-        been given a slot. Cancelled while it waits, the job never runs. Raises `ExecutorClosed` if
-        the lane or its executor is closed meanwhile, or the executor begins to shut down and this
-        isn't one of its own jobs, and else what `submit` raises.
-
-        ::
-
-            async for url in urls:
-                await executor.enqueue(fetch, url)
-        """
-        if get_ident() != self._gate.thread:
-            self._executor._check_loop("submit to")
-            # If it's closed since it was cancelled, together with whoever submits.
-            await anyio.lowlevel.checkpoint_if_cancelled()
-            self._check_gate()
-        if not callable(fn):
-            raise TypeError(f"fn must be callable, not {fn!r}; enqueue(fn, *args)")
-        await anyio.lowlevel.checkpoint_if_cancelled()
-        call = partial(fn, **kwargs) if kwargs else fn
-        future: Future[T] = make_future(self, call, args, copy_context())
-        if not self._line.bounded or self._schedule.has_room(self._line):
-            self._schedule.submit(self._line, future)
-            await anyio.lowlevel.cancel_shielded_checkpoint()
-            return future
-        place = self._executor._place()
-        application = self._schedule.apply(self._line, future, place)
-        try:
-            await place.wait()
-        except BaseException:
-            if application.granted:
-                future.cancel()
-            else:
-                self._schedule.withdraw(self._line, application)
-            raise
-        if not application.granted:
-            await anyio.lowlevel.checkpoint_if_cancelled()
-            raise ExecutorClosed(f"{self!r} was closed before there was room for the job")
-        self._schedule.tell()
-        return future
-
-    @overload
-    def map(
-        self,
-        fn: Callable[[A1], Awaitable[T]],
-        i1: AnyIterable[A1],
-        /,
-        *,
-        ordered: bool = ...,
-        buffer: float | None = ...,
-    ) -> Results[T]: ...
-    @overload
-    def map(
-        self,
-        fn: Callable[[A1, A2], Awaitable[T]],
-        i1: AnyIterable[A1],
-        i2: AnyIterable[A2],
-        /,
-        *,
-        ordered: bool = ...,
-        buffer: float | None = ...,
-    ) -> Results[T]: ...
-    @overload
-    def map(
-        self,
-        fn: Callable[[A1, A2, A3], Awaitable[T]],
-        i1: AnyIterable[A1],
-        i2: AnyIterable[A2],
-        i3: AnyIterable[A3],
-        /,
-        *,
-        ordered: bool = ...,
-        buffer: float | None = ...,
-    ) -> Results[T]: ...
-    @overload
-    def map(
-        self,
-        fn: Callable[[A1, A2, A3, A4], Awaitable[T]],
-        i1: AnyIterable[A1],
-        i2: AnyIterable[A2],
-        i3: AnyIterable[A3],
-        i4: AnyIterable[A4],
-        /,
-        *,
-        ordered: bool = ...,
-        buffer: float | None = ...,
-    ) -> Results[T]: ...
-    @overload
-    def map(
-        self,
-        fn: Callable[[A1, A2, A3, A4, A5], Awaitable[T]],
-        i1: AnyIterable[A1],
-        i2: AnyIterable[A2],
-        i3: AnyIterable[A3],
-        i4: AnyIterable[A4],
-        i5: AnyIterable[A5],
-        /,
-        *,
-        ordered: bool = ...,
-        buffer: float | None = ...,
-    ) -> Results[T]: ...
-    @overload
-    def map(
-        self,
-        fn: Callable[..., Awaitable[T]],
-        i1: AnyIterable[Any],
-        i2: AnyIterable[Any],
-        i3: AnyIterable[Any],
-        i4: AnyIterable[Any],
-        i5: AnyIterable[Any],
-        i6: AnyIterable[Any],
-        /,
-        *iterables: AnyIterable[Any],
-        ordered: bool = ...,
-        buffer: float | None = ...,
-    ) -> Results[T]: ...
-    def map(
-        self,
-        fn: Callable[..., Awaitable[T]],
-        /,
-        *iterables: AnyIterable[Any],
-        ordered: bool = True,
-        buffer: float | None = None,
-    ) -> Results[T]:
-        """Run ``fn`` over the items of iterables, as jobs of this lane; return their results.
-
-        ``await executor.map(...)`` gives a list, ``async for`` each result as it comes: in the
-        order of the inputs or, with ``ordered=False``, as the jobs end. `Results` says what
-        happens on failure and when it's left early.
-
-        The iterables, synchronous or asynchronous, may be huge or endless, and the shortest one
-        counts: at most ``slots + buffer`` items are taken ahead of the results that were given
-        out. ``buffer``: an int from 0, or `math.inf`; None for as many as there are slots. With
-        ``buffer=0``, a slow consumer stops the jobs; a slow first job stops the others when the
-        buffer is full.
-
-        Raises `TypeError` or `ValueError` for other arguments, and what `submit` raises when the
-        results are first asked for.
-
-        ::
-
-            async for page in executor.map(fetch, urls, ordered=False):
-                print(page)
-        """
-        if not callable(fn):
-            raise TypeError(f"fn must be callable, not {fn!r}; map(fn, *iterables)")
-        if not iterables:
-            raise TypeError("map needs at least one iterable: map(fn, *iterables)")
-        if not isinstance(ordered, bool):
-            raise TypeError(f"ordered must be a bool, not {ordered!r}")
-        if buffer is not None:
-            check_count("buffer", buffer, least=0)
-        return Results(self, fn, iterables, ordered, buffer)
-
-    def pause(self) -> None:
-        """Start nothing new; running jobs go on, and jobs may still be submitted.
-
-        A pause doesn't hold up the end of the executor's block, or `Executor.shutdown`: it ends
-        when nothing runs any more that could end it.
-        """
-        self._executor._check_loop("pause")
-        self._schedule.pause(self._line)
-
-    def resume(self) -> None:
-        """End a pause: what may start starts at once."""
-        self._executor._check_loop("resume")
-        self._schedule.resume(self._line)
+    _node: LaneState
+    _runtime: Runtime
 
     @property
-    def paused(self) -> bool:
-        """Whether nothing new is started."""
-        return self._line.paused
+    def name(self) -> str | None:
+        """The name that it was given."""
+        return self._node.name
+
+    # Options.
 
     @property
     def slots(self) -> float:
-        """How many jobs may run at once; settable at any time.
+        """How many jobs may run at once: an int from 1, or `math.inf`; settable.
 
-        More slots start jobs at once; with fewer, running jobs finish. Raises `TypeError` or
-        `ValueError`, and keeps the old number, for anything but an int from 1 or `math.inf`.
+        More slots start jobs at once; with fewer, running jobs finish. With `Adaptive` slots, the
+        present number; setting a number ends the adaptation.
         """
-        return self._line.slots
+        return self._node.slots
 
     @slots.setter
-    def slots(self, slots: float) -> None:
-        check_count("slots", slots, least=1)
-        if self._executor._thread is not None:
-            self._executor._check_loop("resize")
-        self._schedule.resize(self._line, slots)
+    def slots(self, slots: float | Adaptive) -> None:
+        checked = check_slots(slots)
+        self._check_settable("resize")
+        self._runtime.set_slots(self._node, checked)
 
     @property
     def priority(self) -> float:
-        """The lanes with the highest number go first; equal ones take turns."""
-        return self._line.priority
+        """Lanes with the highest number go first; equal ones take turns. Settable."""
+        return self._node.priority
+
+    @priority.setter
+    def priority(self, priority: float) -> None:
+        checked = check_priority(priority)
+        self._check_settable("set the priority of")
+        self._runtime.control.set_priority(self._node, checked)
+
+    @property
+    def max_pending(self) -> float:
+        """How many jobs may be queued: an int from 0, or `math.inf`; settable."""
+        return self._node.max_pending
+
+    @max_pending.setter
+    def max_pending(self, max_pending: float) -> None:
+        checked = check_count("max_pending", max_pending, least=0)
+        self._check_settable("bound")
+        self._runtime.control.set_max_pending(self._node, checked)
+
+    @property
+    def rate(self) -> tuple[Rate, ...]:
+        """How much may start in how much time; settable to a `Rate`, to several, or to None.
+
+        New rates count what those they replace still remember. Queued jobs are charged by a new
+        ``cost``; an exception of it comes out of the assignment, and leaves all as it was.
+        """
+        return tuple(window.rate for window in self._node.windows)
+
+    @rate.setter
+    def rate(self, rate: Rate | Iterable[Rate] | None) -> None:
+        rates = check_rates(rate)
+        self._check_settable("set the rate of")
+        costs = costs_of_queued(self._runtime.scheduler, self._node, rates)
+        self._runtime.control.set_rates(self._node, rates, costs)
+
+    @property
+    def gate(self) -> Callable[[], Awaitable[object]] | None:
+        """The async function that admits jobs, one for each call; settable, None for none.
+
+        A call of the one that's replaced is cancelled if it's under way.
+        """
+        return None if self._node.gate is None else self._node.gate.fn
+
+    @gate.setter
+    def gate(self, gate: Callable[[], Awaitable[object]] | None) -> None:
+        check_gate(gate)
+        self._check_settable("set the gate of")
+        self._runtime.set_gate(self._node, gate)
+
+    @property
+    def timeout(self) -> float | None:
+        """How many seconds an attempt of a job may run; settable, for jobs that start later.
+
+        What's inherited reads as what is in force; None if nothing is. Setting None inherits again.
+        """
+        timeout: float | None = self._node.option("timeout")
+        return timeout
+
+    @timeout.setter
+    def timeout(self, timeout: float | None) -> None:
+        self._set_option("timeout", check_seconds("timeout", timeout))
+
+    @property
+    def queue_timeout(self) -> float | None:
+        """How many seconds a job may be queued before its first start; settable, for later jobs.
+
+        Inherited like `timeout`.
+        """
+        queue_timeout: float | None = self._node.option("queue_timeout")
+        return queue_timeout
+
+    @queue_timeout.setter
+    def queue_timeout(self, queue_timeout: float | None) -> None:
+        self._set_option("queue_timeout", check_seconds("queue_timeout", queue_timeout))
+
+    @property
+    def retry(self) -> Retry | bool | None:
+        """Which failures of jobs are retried; settable, for failures from then on.
+
+        False for none. Inherited like `timeout`.
+        """
+        retry: Retry | bool | None = self._node.option("retry")
+        return retry
+
+    @retry.setter
+    def retry(self, retry: Retry | bool | None) -> None:
+        self._set_option("retry", check_retry(retry))
+
+    # Pauses and ends.
+
+    def pause(self, seconds: float | None = None) -> None:
+        """Start nothing new; running jobs go on, and jobs may still be submitted.
+
+        ``seconds``: how long; a pause that goes on already is only extended. It holds while the
+        executor's block is being left, too. 0 changes nothing. Without ``seconds``, until `resume`;
+        such a pause also ends when the block is being left, or the executor shuts down, and nothing
+        runs any more that could end it.
+
+        Raises `TypeError` or `ValueError` for other arguments, and `RuntimeError` before the
+        executor is entered and from another thread than its event loop's.
+
+        ::
+
+            api.pause(float(response.headers["Retry-After"]))
+        """
+        checked = check_pause(seconds)
+        self._check_thread("pause")
+        if checked is None:
+            self._runtime.control.pause(self._node)
+        elif checked:
+            self._runtime.control.pause(self._node, self._runtime.current_time() + checked)
+
+    def resume(self) -> None:
+        """End all pauses of this lane: what may start starts at once."""
+        self._check_thread("resume")
+        self._runtime.control.resume(self._node)
+
+    @property
+    def paused(self) -> bool:
+        """Whether it's paused itself, whatever the lanes around it are."""
+        return self._node.is_paused()
 
     def cancel(self, reason: str | None = None) -> None:
-        """Cancel every queued and running job; submitting goes on.
+        """Cancel every queued and running job of this lane and those inside; submitting goes on.
 
         Queued jobs never run; running ones are cancelled at their next checkpoint. ``reason``
         becomes part of the `JobCancelled` that asking for their results raises. Raises
         `RuntimeError` before the executor is entered and from another thread than its event loop's.
         """
-        self._executor._check_loop("cancel the jobs of")
-        running = [worker for worker in self._executor._staff.workers if self._runs(worker.future)]
+        self._check_thread("cancel the jobs of")
         # First those that run: one that waits for a queued job meets its own cancellation.
-        for worker in running:
-            worker.cancel(reason)
-        for line in self._lines():
-            self._schedule.drain(line, reason)
+        self._runtime.cancel_running(self._node, reason)
+        self._runtime.control.cancel_queued(self._node, reason)
+
+    def clear(self, reason: str | None = None) -> None:
+        """Cancel the queued jobs of this lane and those inside, as `cancel` does."""
+        self._check_thread("clear")
+        self._runtime.control.cancel_queued(self._node, reason)
 
     def close(self) -> None:
-        """Take no more jobs; those that are queued still run.
+        """Take no more jobs, here and in the lanes inside; those that are queued still run.
 
-        Who waits in `enqueue` gets `ExecutorClosed`. Raises `RuntimeError` before the executor is
-        entered and from another thread than its event loop's.
+        Submitters that wait in `enqueue` get `ExecutorClosed`. Raises `RuntimeError` before the
+        executor is entered and from another thread than its event loop's.
         """
-        self._executor._check_loop("close")
-        self._gate = CLOSED_GATE
-        self._schedule.refuse(self._line)
+        self._check_thread("close")
+        self._runtime.close_lane(self._node)
 
     async def join(self) -> None:
-        """Wait until no job is queued or running.
+        """Wait until no job of this lane, or of those inside, is queued or running.
 
         Cancelling this wait leaves the jobs alone. Raises `RuntimeError` inside one of the jobs
         that it would wait for.
         """
         self._check_wait("join")
-        await self._executor._backend.checkpoint()
-        await self._wait_idle(self._line)
+        await self._runtime.backend.checkpoint()
+        await self._runtime.wait_idle(self._node)
 
     def statistics(self) -> Statistics:
-        """The counts of this moment."""
-        return self._line.statistics()
+        """The counts of this moment, of this lane and those inside."""
+        return self._node.statistics()
 
-    def _lines(self) -> list[Line]:
-        return [self._line]
+    # Checks.
 
-    def _runs(self, future: Future[Any] | None) -> bool:
-        """Whether a worker's job is one of this lane's."""
-        return future is not None and future._lane is self
+    def _set_option(self, name: str, value: object) -> None:
+        self._check_settable(f"set the {name} of")
+        self._runtime.control.set_option(self._node, name, value)
 
-    def _check_gate(self) -> None:
-        """Say why a submission is refused; return if it isn't."""
-        self._executor._check_loop("submit to")
-        if self._gate is CLOSED_GATE or not self._executor._takes_own_jobs():
-            raise ExecutorClosed(f"{self!r} takes no more jobs")
+    def _check_settable(self, doing: str) -> None:
+        if self._runtime.thread is not None:
+            self._check_thread(doing)
+
+    def _check_thread(self, doing: str) -> None:
+        self._runtime.check_thread(doing, self)
 
     def _check_wait(self, doing: str) -> None:
-        self._executor._check_loop(doing)
-        if self._runs(self._executor._own_job()):
+        self._check_thread(doing)
+        job = self._runtime.own_job()
+        if job is not None and job.node.is_inside(self._node):
             raise RuntimeError(f"a job cannot {doing} {self!r}, its own: it would wait for itself")
 
-    async def _wait_idle(self, counts: Line | Schedule) -> None:
-        while counts.unfinished:
-            if counts.idle is None:
-                counts.idle = anyio.Event()
-            wait = counts.idle.wait()
-            lending = lending_in(self._schedule)
-            await (wait if lending is None else lending.around(wait))
-
-    def _describe(self, state: str) -> str:
-        counts = self.statistics()
-        words = [type(self).__name__, *([] if self.name is None else [repr(self.name)]), state]
-        return (
-            f"<{' '.join(word for word in words if word)} slots={counts.slots} "
-            f"running={counts.running} queued={counts.queued}>"
-        )
+    def _state_words(self) -> str:
+        return "closed" if self._node.closed else "paused" if self.paused else ""
 
     def __repr__(self) -> str:
-        state = "closed" if self._gate is CLOSED_GATE else "paused" if self.paused else ""
-        return self._describe(state)
+        counts = self.statistics()
+        name = "" if self.name is None else repr(self.name)
+        words = " ".join(filter(None, [type(self).__name__, name, self._state_words()]))
+        return f"<{words} slots={counts.slots} running={counts.running} queued={counts.queued}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"cannot copy or pickle {self!r}")
 
 
-def seconds_or_none(own: float | None, default: float | None) -> float | None:
-    """A lane's time limit: its own or, if it sets none, the executor's; None if it's infinite."""
-    chosen = default if own is None else own
-    return None if chosen == math.inf else chosen
-
-
-# For those who resolve the annotations of `Future` at run time, which knows lanes but by name.
-_future.Lane = Lane  # type: ignore[attr-defined]
+def checked_options(
+    *,
+    slots: object = math.inf,
+    priority: object = 0,
+    max_pending: object = math.inf,
+    rate: Any = None,
+    gate: object = None,
+    timeout: object = None,
+    queue_timeout: object = None,
+    retry: object = None,
+) -> dict[str, Any]:
+    """The options of a new lane, as its node takes them; `TypeError` or `ValueError` if wrong."""
+    return {
+        "slots": check_slots(slots),
+        "priority": check_priority(priority),
+        "max_pending": check_count("max_pending", max_pending, least=0),
+        "rates": check_rates(rate),
+        "gate": check_gate(gate),
+        "timeout": check_seconds("timeout", timeout),
+        "queue_timeout": check_seconds("queue_timeout", queue_timeout),
+        "retry": check_retry(retry),
+    }

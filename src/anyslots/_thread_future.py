@@ -9,15 +9,13 @@ import concurrent.futures as cf
 from collections.abc import Awaitable, Callable
 from contextvars import Context, copy_context
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import anyio.lowlevel
 
-from ._backend import forget_backend
-from ._future import Future, function_name
-
-if TYPE_CHECKING:
-    from ._lane import Lane
+from ._handles import Future, Lane
+from ._runtime.backend import forget_backend
+from ._scheduling.job import function_name
 
 T = TypeVar("T")
 
@@ -49,7 +47,7 @@ class ThreadFuture(cf.Future[T], Generic[T]):
         elif self.done() or not self.stoppable:
             return self.cancelled()
         try:
-            self._lane._executor._backend.post(self._cancel_job)
+            self._lane._runtime.backend.post(self._cancel_job)
         except RuntimeError:
             pass  # the event loop is closed: all is settled
         return True
@@ -59,18 +57,18 @@ class ThreadFuture(cf.Future[T], Generic[T]):
 
     # In the event loop's thread.
 
-    def take(self) -> None:
+    def deliver(self) -> None:
         assert self._call is not None
         (context, call, args, kwargs), self._call = self._call, None
         try:
             context.run(forget_backend)
             self._job = context.run(self._lane.submit, call, *args, **kwargs)
         except Exception as exc:
-            self.refuse(exc)
+            self.reject(exc)
         else:
             self._job.add_done_callback(self._end)
 
-    def refuse(self, error: Exception) -> None:
+    def reject(self, error: Exception) -> None:
         if self._decided.acquire(blocking=False):
             self.set_exception(error)
 

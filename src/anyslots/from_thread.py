@@ -8,7 +8,7 @@ from threading import get_ident
 from typing import ParamSpec, TypeVar
 
 from ._errors import ExecutorClosed
-from ._lane import Lane
+from ._handles import Lane
 from ._thread_future import ThreadFuture
 
 __all__ = ("submit",)
@@ -28,7 +28,7 @@ def submit(
     thread. Its ``cancel()`` works on running jobs, too: True says that the job is being cancelled,
     and the future is ``cancelled()`` once the job has unwound, or at once if it hasn't begun.
 
-    The future raises what the job raises, which counts as looked at for the executor's
+    The future raises what the job raises, which counts as retrieved for the executor's
     ``on_error``; `anyio.WouldBlock` if the queue was full; and `ExecutorClosed` if the executor
     was closed before it took the job. It's done when the executor's block has ended, at the latest.
 
@@ -46,13 +46,13 @@ def submit(
         raise TypeError(f"executor must be an anyslots Executor or Lane, not {executor!r}")
     if not callable(fn):
         raise TypeError(f"fn must be callable, not {fn!r}; submit(executor, fn, *args)")
-    owner = executor._executor
-    if owner._thread is None:
-        raise RuntimeError(f"cannot submit to {owner!r}: enter it with `async with` first")
-    if owner._thread == get_ident():
+    runtime = executor._runtime
+    if runtime.thread is None:
+        raise RuntimeError(f"cannot submit to {executor!r}: enter it with `async with` first")
+    if runtime.thread == get_ident():
         raise RuntimeError("this is the event loop's thread: call executor.submit instead")
-    if executor._gate.thread is None:
+    if executor._node.thread is None:
         raise ExecutorClosed("the executor or lane takes no more jobs")
     future = ThreadFuture(executor, fn, args, kwargs)
-    owner._inbox.put(future)
+    runtime.entries.put(future)
     return future

@@ -16,9 +16,9 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
-from ._backend import Backend, current_backend, forget_backend, is_cancellation
 from ._errors import JobCancelled
-from ._future import function_name
+from ._runtime.backend import Backend, current_backend, forget_backend, is_cancellation
+from ._scheduling.job import function_name
 
 __all__ = ("run_sync",)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 from .job import Job
@@ -21,10 +22,12 @@ class Admission:
         start and not permitted, without those of putters
     """
 
-    __slots__ = ("putters", "root", "tickets")
+    __slots__ = ("drop", "putters", "root", "tickets")
 
-    def __init__(self, root: LaneState) -> None:
+    def __init__(self, root: LaneState, drop: Callable[[Job[Any]], object]) -> None:
         self.root = root
+        # Takes the job of a submitter that has given up out of its queue.
+        self.drop = drop
         # The submitters that wait, by job.
         self.putters: dict[Job[Any], Waiter] = {}
         self.tickets = itertools.count()
@@ -63,8 +66,11 @@ class Admission:
         node.putters.update()
         assert self.root.putters is not None
         while (putter := self.root.putters.first()) is not None:
-            self.join(putter.job.node)
-            self._admit(putter.job)
+            if putter.gave_up():
+                self.drop(putter.job)
+            else:
+                self.join(putter.job.node)
+                self._admit(putter.job)
 
     def recount(self) -> None:
         """Bounds have changed: count the queued jobs of all bounded lanes anew, and admit others."""
@@ -86,6 +92,11 @@ class Admission:
         self.putters[putter.job] = putter
         node.putting += 1
         self._putters_of(node).add(putter, next(self.tickets))
+
+    def gave_up(self, job: Job[Any]) -> bool:
+        """Whether the submitter of a job has waited for capacity, and doesn't any more."""
+        putter = self.putters.get(job)
+        return putter is not None and putter.gave_up()
 
     def remove(self, job: Job[Any]) -> Waiter | None:
         """Have a job's submitter wait no more, if it did."""

@@ -37,6 +37,9 @@ class Holder(Protocol):
     def cancel(self, reason: str | None) -> None:
         """Cancel the job that it runs now."""
 
+    def gave_up(self) -> bool:
+        """Of a task that waits for a slot: whether it was cancelled, to the very step."""
+
 
 class Permit:
     """Stands for the holder of a job that has all it needs to start, until a worker claims it."""
@@ -45,6 +48,9 @@ class Permit:
 
     def cancel(self, reason: str | None) -> None:
         raise AssertionError("a permitted job is queued, and cancelled by the scheduler")
+
+    def gave_up(self) -> bool:
+        return False
 
 
 PERMIT = Permit()
@@ -70,6 +76,26 @@ class Failure:
         self.exception = exception
         self.traceback = traceback
         self.retrieval = retrieval
+
+
+class Cancellation:
+    """How a job was cancelled that wasn't asked to: by an exception with a message and a cause."""
+
+    __slots__ = ("cause", "message")
+
+    def __init__(self, message: str | None, cause: BaseException | None) -> None:
+        self.message = message
+        self.cause = cause
+
+    @staticmethod
+    def of(exception: BaseException) -> Cancellation:
+        while isinstance(exception, BaseExceptionGroup):
+            exception = exception.exceptions[0]
+        arguments = exception.args
+        message = arguments[0] if arguments and isinstance(arguments[0], str) else None
+        if message is not None and message.startswith("Cancelled via cancel scope "):
+            message = None  # anyio's own
+        return Cancellation(message, exception.__cause__)
 
 
 class Attempts:
@@ -137,7 +163,8 @@ class Job(Generic[T_co]):
     holder: Holder | None
     # The number of the slot that it runs, or ran, in.
     slot: int | None
-    # The return value, the `Failure`, or the reason of the cancellation, as the status says.
+    # The return value, the `Failure`, or the reason of the cancellation (None, a string or a
+    # `Cancellation`), as the status says.
     value: Any
     # Called in turn, with the job, in the middle of the transition that ends it: none of them may
     # raise, or run code of users. One by itself, as it mostly is, or several in a dict, for its
@@ -145,6 +172,15 @@ class Job(Generic[T_co]):
     listeners: Listener | dict[Listener, None] | None
     # Only where its lane needs it.
     attempt: Attempts | None
+
+    @property
+    def name(self) -> str:
+        """The qualified name of the submitted function."""
+        return function_name(self.fn)
+
+    @property
+    def is_done(self) -> bool:
+        return self.status is not QUEUED and self.status is not RUNNING
 
     def settle(self, status: Status, value: Any) -> None:
         """End the job: let go of the call, and call the listeners. For the scheduler."""

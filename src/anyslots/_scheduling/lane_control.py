@@ -14,6 +14,7 @@ from .lane_state import NEVER, LaneState, waits_to_start
 from .rates import Rate, RateWindow
 from .scheduler import Scheduler
 from .transaction import Transaction, transition
+from .wait_queue import Waiter
 
 
 class LaneControl:
@@ -148,14 +149,22 @@ class LaneControl:
     # Ends.
 
     @transition
-    def close(self, node: LaneState, keeps: Callable[[Any], bool] | None = None) -> None:
-        """Take no more jobs, and turn away waiting submitters but those that may stay."""
+    def close(self, node: LaneState) -> None:
+        """Take no more jobs in a lane and those inside; turn away the submitters that wait."""
         for lane in node.subtree():
             lane.closed = True
             lane.thread = None
-        self.reject_putters(node, keeps)
+        self._reject_putters(node, None)
 
-    def reject_putters(self, node: LaneState, keeps: Callable[[Any], bool] | None) -> None:
+    @transition
+    def stop_submissions(self, keeps: Callable[[Waiter], bool] | None) -> None:
+        """Take jobs from nowhere but from other jobs; turn away submitters but those to keep."""
+        root = self.scheduler.root
+        for lane in root.subtree():
+            lane.thread = None
+        self._reject_putters(root, keeps)
+
+    def _reject_putters(self, node: LaneState, keeps: Callable[[Waiter], bool] | None) -> None:
         for job, putter in list(self.scheduler.admission.putters.items()):
             if job.node.is_inside(node) and not (keeps is not None and keeps(putter)):
                 self.scheduler.drop(job, CANCELLED, None)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
-from .adaptive import AdaptiveLimit
+from .adaptive import Adaptive, AdaptiveLimit
 from .gate import Gate
 from .job import QUEUED, Job
 from .job_queue import JobQueue
-from .rates import RateWindow
+from .rates import Rate, RateWindow
 from .ready_queue import Member, ReadyQueue
 from .retries import Retry
 from .statistics import Statistics
@@ -53,7 +53,9 @@ class LaneState(Member):
         "handle",
         "held",
         "idle_waiters",
+        "fast_path",
         "is_keyed",
+        "is_observed",
         "lenders",
         "lent",
         "limit",
@@ -96,6 +98,10 @@ class LaneState(Member):
         self.closed: bool = parent is not None and parent.closed
         # Whether a mapping keeps it by its key; whether its counts have moved to its parent.
         self.is_keyed = self.forgotten = False
+        # Whether instruments observe its jobs; whether nothing is to be seen to for a job but FIFO,
+        # turns and slots.
+        self.is_observed: bool = parent is not None and parent.is_observed
+        self.fast_path = True
 
         # The options as they were set, without what's inherited, and what is in force.
         self.options: dict[str, Any] = {}
@@ -137,6 +143,28 @@ class LaneState(Member):
         if parent is not None:
             parent.children[self] = None
 
+    def configure(
+        self,
+        *,
+        slots: float | Adaptive = math.inf,
+        max_pending: float = math.inf,
+        rates: Iterable[Rate] = (),
+        gate: Callable[[], Awaitable[object]] | None = None,
+        **options: object,
+    ) -> None:
+        """Set the options of a new lane; ``options`` are those that lanes inside inherit."""
+        if isinstance(slots, Adaptive):
+            self.adaptive = AdaptiveLimit(slots)
+            self.slots = self.adaptive.limit
+        else:
+            self.slots = slots
+        self.max_pending = max_pending
+        self.windows = tuple(RateWindow(rate) for rate in rates)
+        self.gate = None if gate is None else Gate(gate)
+        self.options = {name: value for name, value in options.items() if value is not None}
+        self.apply_options()
+        self.update_limit()
+
     def path(self) -> Iterator[LaneState]:
         """This lane and those around it, up to the root."""
         lane: LaneState | None = self
@@ -171,6 +199,7 @@ class LaneState(Member):
             and parent.constrained
         )
         self.bounded = self.max_pending != math.inf or (parent is not None and parent.bounded)
+        self.fast_path = not (self.constrained or self.bounded or self.is_observed)
 
     def is_paused(self) -> bool:
         return self.paused or self.paused_until > NEVER
@@ -226,6 +255,14 @@ class LaneState(Member):
     def is_dropped(self) -> bool:
         """Whether users can't reach it any more but by way of its jobs."""
         return self.handle is not None and self.handle() is None and not self.is_keyed
+
+    def is_forgettable(self) -> bool:
+        """Whether it's dropped and has no jobs, nor have lanes inside."""
+        return (
+            self.is_idle()
+            and (self.handle is None or self.handle() is None)
+            and all(lane.is_forgettable() for lane in self.children)
+        )
 
     def statistics(self) -> Statistics:
         lanes = list(self.subtree())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import deque
 from typing import Any, Protocol
 
 from .job import Job
@@ -43,6 +44,7 @@ class LaneTree:
     """
 
     __slots__ = (
+        "dropped",
         "host",
         "loans",
         "root",
@@ -54,6 +56,8 @@ class LaneTree:
         self.host = host
         self.timers: Timers[LaneState] = Timers()
         self.loans = Loans(root)
+        # Lanes whose handle is gone: appended to by finalizers, in any thread.
+        self.dropped: deque[LaneState] = deque()
 
     # Queues.
 
@@ -220,6 +224,14 @@ class LaneTree:
         for lane in node.path():
             if lane.end_is_watched:
                 self.check_idle(lane)
+
+    def sweep(self) -> None:
+        """Forget the lanes that were dropped, or do so once they are idle."""
+        dropped = self.dropped
+        while dropped:
+            node = dropped.popleft()
+            node.end_is_watched = True
+            self.check_idle(node)
 
     def forget(self, node: LaneState) -> None:
         """Move the counts of a lane that nothing refers to any more to the lane around it."""

@@ -124,6 +124,10 @@ class RateWindow:
                 return time + rate.per
         return math.inf
 
+    def is_empty(self, now: float) -> bool:
+        """Whether it remembers nothing that matters."""
+        return self.available_at(now, self.rate.limit) <= now and not self.used
+
     def _exceeds(self, cost: float) -> bool:
         """Whether there's more than `limit` in the window with this cost, decided exactly."""
         limit = self.rate.limit

@@ -20,9 +20,10 @@ from collections import deque
 from typing import Any
 
 from .admission import Admission
-from .job import FAILED, PERMIT, QUEUED, RUNNING, SUCCEEDED, Attempts, Job, Status
+from .job import CANCELLED, FAILED, PERMIT, QUEUED, RUNNING, SUCCEEDED, Attempts, Job, Status
 from .lane_state import LaneState
 from .lane_tree import Host, LaneTree
+from .rates import Charge, RateWindow
 from .ready_queue import Member
 from .slots import Slots
 from .transaction import Transaction, transition
@@ -61,7 +62,7 @@ class Scheduler:
         self.host = host
         self.tree = LaneTree(root, host)
         self.loans = self.tree.loans
-        self.admission = Admission(root)
+        self.admission = Admission(root, self._drop_putter)
         self.transaction = Transaction()
         self.permits: deque[Job[Any]] = deque()
         # For how many of them no worker was woken yet.
@@ -208,6 +209,13 @@ class Scheduler:
         self.tree.back_off(job, self.host.current_time() + delay)
         self.tree.release(node)
 
+    def cancel(self, job: Job[Any], reason: str | None) -> bool:
+        """Cancel a job that is queued for users; False if it isn't."""
+        if job.status is not QUEUED:
+            return False
+        self.discard(job, CANCELLED, reason)
+        return True
+
     @transition
     def discard(self, job: Job[Any], status: Status, value: Any) -> None:
         """End a job that is queued, or permitted, or between two attempts."""
@@ -260,6 +268,12 @@ class Scheduler:
                 self.look_again()
 
     @transition
+    def charge(self, job: Job[Any], window: RateWindow, entry: Charge, amount: float) -> None:
+        """Correct what a job's last start was charged."""
+        window.adjust(entry, self.host.current_time(), amount)
+        self.tree.lift_throttles(job.node)
+
+    @transition
     def look_again(self) -> None:
         """Do what may be done, since something has changed outside of a transition."""
 
@@ -280,6 +294,14 @@ class Scheduler:
         self.tree.hold(node)
         self.tree.count_busy(node, -1)
         job.slot = self.slots.acquire()
+
+    # What instruments are notified of, where there are any.
+
+    def started(self, job: Job[Any]) -> None: ...
+
+    def resumed(self, job: Job[Any]) -> None: ...
+
+    def retried(self, job: Job[Any], exception: BaseException, delay: float) -> None: ...
 
     # Permits.
 
@@ -310,6 +332,9 @@ class Scheduler:
 
     def _permit(self, node: LaneState) -> None:
         """Take the job at a lane's head, and all that it needs, for the worker that claims it."""
+        if self._head_gave_up(node):
+            self.drop(node.queue.head(), CANCELLED, None)
+            return
         job = self.tree.take(node)
         node.permitted += 1
         if node.bounded and not was_started(job):
@@ -324,6 +349,16 @@ class Scheduler:
         job.holder = PERMIT
         self.permits.append(job)
         self.unannounced += 1
+
+    def _head_gave_up(self, node: LaneState) -> bool:
+        """Whether the task that waits for the job at a lane's head has been cancelled."""
+        job = node.queue.head()
+        if job.holder is not None and job.holder.gave_up():
+            return True
+        return bool(self.admission.putters) and self.admission.gave_up(job)
+
+    def _drop_putter(self, job: Job[Any]) -> None:
+        self.drop(job, CANCELLED, None)
 
     def _claim_next(self, slot: int | None) -> Job[Any] | None:
         """Start a job in a slot number whose slot has just been given back."""

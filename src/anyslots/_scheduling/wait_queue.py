@@ -38,6 +38,10 @@ class Waiter:
     def is_waiting(self) -> bool:
         return self.ticket < math.inf
 
+    def gave_up(self) -> bool:
+        """Whether the task has been cancelled, though it has had no time to say so."""
+        return False
+
 
 class WaitQueue:
     """The waiters of one lane and of the lanes inside, the longest waiting first.

@@ -6,7 +6,7 @@ import logging
 import time
 from typing import Any, final
 
-from .._future import Future
+from .._handles import Future
 from ._reading import Clock, error, outcome
 
 LEVELS = {"succeeded": logging.DEBUG, "cancelled": logging.INFO, "failed": logging.WARNING}

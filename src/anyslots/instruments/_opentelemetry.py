@@ -9,7 +9,7 @@ from opentelemetry import context, metrics, trace
 
 from .. import __version__
 from .._errors import QueueTimeout
-from .._future import Future
+from .._handles import Future
 from ._reading import Clock, error, labels, outcome
 
 
@@ -64,12 +64,12 @@ class OpenTelemetry:
 
     def job_submitted(self, future: Future[Any]) -> None:
         # The job's context is that of its submission; a copy can be entered wherever this is told.
-        own = future._context
+        own = future.context
         parent = context.get_current() if own is None else own.copy().run(context.get_current)
         self._open[future] = _Open(parent, (self._clock(), time.time_ns()))
         self._pending.add(1, attributes(future))
-        if future.lane._executor.slots < float("inf"):
-            self._max.set(future.lane._executor.slots, {"executor.name": labels(future)[0]})
+        if future.lane.executor.slots < float("inf"):
+            self._max.set(future.lane.executor.slots, {"executor.name": labels(future)[0]})
 
     def job_started(self, future: Future[Any]) -> None:
         job, now = self._open[future], self._clock()

@@ -10,7 +10,7 @@ import rich.progress
 from rich.console import Console, RenderableType
 from rich.markup import escape
 
-from .._future import Future
+from .._handles import Future
 from ._reading import Clock, labels, outcome
 
 MOST_LANES = 20

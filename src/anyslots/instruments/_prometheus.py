@@ -7,7 +7,7 @@ from typing import Any, final
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
-from .._future import Future
+from .._handles import Future
 from ._reading import Clock, labels, outcome
 
 

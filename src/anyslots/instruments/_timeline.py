@@ -12,8 +12,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
-from .._arguments import check_count
-from .._future import Future
+from .._validation import check_count
+from .._handles import Future
 from ._reading import Clock, error, labels, outcome
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class Timeline:
     def job_submitted(self, future: Future[Any]) -> None:
         self._count += 1
         executor, lane = labels(future)
-        number = self._executors.setdefault(future.lane._executor, len(self._names) + 1)
+        number = self._executors.setdefault(future.lane.executor, len(self._names) + 1)
         self._names[number] = executor
         self._open[future] = Job(self._count, future.name, (number, lane), self._clock())
 

@@ -1,4 +1,4 @@
-"""The backend for asyncio and uvloop; what each method is for stands in ``_backend``."""
+"""The backend for asyncio and uvloop; what each method is for stands in `backend`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import asyncio
 import math
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
 from types import coroutine
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 
-if TYPE_CHECKING:
-    from ._backend import Parked
-    from ._future import Future
+from .._scheduling.job import Job
+from .backend import JobScope, Parked
+from .cancel_once import OnceScope
 
 
 class AsyncioBackend:
@@ -21,6 +21,8 @@ class AsyncioBackend:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self.current_time: Callable[[], float] = self._loop.time
+        # uvloop's clock counts whole milliseconds.
+        self.clock_error = 0.001 if type(self._loop).__module__.startswith("uvloop") else 0.0
         self.post: Callable[[Callable[[], object]], object] = self._loop.call_soon_threadsafe
 
     def current_task(self) -> object:
@@ -29,7 +31,7 @@ class AsyncioBackend:
     def is_running(self) -> bool:
         return self._loop.is_running()
 
-    def lineages(self) -> Callable[[object], Iterator[int]]:
+    def task_ancestors(self) -> Callable[[object], Iterator[int]]:
         # All tasks are listed only if it's needed: who asks is mostly started by the host.
         parents: dict[int, int | None] = {}
         listed = False
@@ -37,7 +39,7 @@ class AsyncioBackend:
             asking = anyio.get_current_task()
             parents[asking.id] = asking.parent_id
 
-        def lineage(task: object) -> Iterator[int]:
+        def ancestors(task: object) -> Iterator[int]:
             nonlocal listed
             number = None if task is None else id(task)
             while number is not None:
@@ -47,37 +49,43 @@ class AsyncioBackend:
                     listed = True
                 number = parents.get(number)
 
-        return lineage
+        return ancestors
 
     @coroutine
     def checkpoint(self) -> Generator[Any, Any, None]:
         yield
 
     @coroutine
-    def wait(self, future: Future[Any]) -> Generator[Any, Any, None]:
-        waiter = self._loop.create_future()
+    def wait(self, job: Job[Any]) -> Generator[Any, Any, None]:
+        future = self._loop.create_future()
 
-        def wake(_: Future[Any]) -> None:
-            _set(waiter)
+        def wake(_: Job[Any]) -> None:
+            _set(future)
 
-        future._watch(wake)
+        job.add_listener(wake)
         try:
-            yield from waiter
+            yield from future
         except BaseException:
-            future._unwatch(wake)
+            job.remove_listener(wake)
             raise
 
     def park(self) -> Parked:
         return _AsyncioParked(self._loop.create_future())
 
-    def follow(self, result: object) -> Coroutine[Any, Any, Any] | None:
-        return _follow(result) if isinstance(result, asyncio.Future) else None
+    def job_scope(self) -> JobScope:
+        return OnceScope(_current_task())
 
-    def native_cancels(self) -> Callable[[], int] | None:
+    def swapped_context(self) -> None:
+        return None
+
+    def await_native(self, result: object) -> Coroutine[Any, Any, Any] | None:
+        return _await_task(result) if isinstance(result, asyncio.Future) else None
+
+    def cancel_count(self) -> Callable[[], int] | None:
         return _current_task().cancelling
 
     @coroutine
-    def forgive(self) -> Generator[Any, Any, None]:
+    def uncancel(self) -> Generator[Any, Any, None]:
         task = _current_task()
         while task.cancelling():
             while task.uncancel():
@@ -89,42 +97,49 @@ class AsyncioBackend:
                 if anyio.current_effective_deadline() == -math.inf:
                     return  # not a native one: it'll come again
 
-    def remind(self) -> None:
+    def redeliver_cancel(self) -> None:
         task = _current_task()
         task.uncancel()
         task.cancel()
 
-    def is_over(self, task: object) -> bool:
+    def task_done(self, task: object) -> bool:
         return isinstance(task, asyncio.Task) and task.done()
 
-    def protect(self, functions: Iterable[Callable[..., Any]]) -> None:
+    def protect(
+        self, functions: Iterable[Callable[..., Any]], but: Iterable[Callable[..., Any]]
+    ) -> None:
         pass  # asyncio cancels the main task instead
 
 
 class _AsyncioParked:
+    __slots__ = ("_future",)
+
     def __init__(self, future: asyncio.Future[None]) -> None:
         self._future = future
 
     def is_waiting(self) -> bool:
         return not self._future.done()
 
-    def wake(self) -> None:
+    def wake(self, _: object = None) -> None:
         _set(self._future)
 
     @coroutine
     def wait(self) -> Generator[Any, Any, None]:
-        yield from self._future
+        if self._future.done():
+            yield
+        else:
+            yield from self._future
 
 
-def _set(waiter: asyncio.Future[None]) -> None:
+def _set(future: asyncio.Future[None]) -> None:
     try:
-        waiter.set_result(None)
+        future.set_result(None)
     except (asyncio.InvalidStateError, RuntimeError):
         pass  # it waits no longer, or the event loop is closed
 
 
-async def _follow(task: asyncio.Future[Any]) -> Any:
-    """Await a task; cancel it once, like asyncio and unlike anyio, so that it can clean up."""
+async def _await_task(task: asyncio.Future[Any]) -> Any:
+    """Await a task; pass a cancellation on to it, and wait until it has cleaned up."""
     try:
         await asyncio.wait([task])
     except asyncio.CancelledError:

@@ -1,0 +1,157 @@
+"""What the runtime asks of the event loop that it runs in.
+
+A backend belongs to one executor, and is made in its event loop. Its waits are generators that
+both ``await`` and ``__await__`` can drive. `asyncio_backend` and `trio_backend` implement it, each
+of which is imported only where its event loop runs; no other module imports asyncio or trio.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from typing import Any, Protocol, TypeAlias
+
+from .._scheduling.job import Job
+
+Wait: TypeAlias = Any
+"""A generator that serves both ``await`` and ``yield from``, which no type says."""
+
+
+class Parked(Protocol):
+    """A task that waits to be woken, once, and that may give up."""
+
+    def is_waiting(self) -> bool:
+        """Whether it has neither been woken nor been cancelled, to the very step."""
+
+    def wake(self, _: object = None) -> None: ...
+
+    def wait(self) -> Wait: ...
+
+
+class JobScope(Protocol):
+    """Where a worker's jobs can be cancelled from outside, until one was: then it's spent."""
+
+    @property
+    def is_spent(self) -> bool: ...
+
+    is_pending: bool
+    """Whether a cancellation is under way and `suspend` wants to be called."""
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether it was the deadline that has cancelled the job."""
+
+    def open(self) -> None: ...
+
+    def close(self) -> bool:
+        """Leave it; False if a job had left a scope open inside, which is closed now."""
+
+    def is_clean(self) -> bool:
+        """Whether a job that has just ended has left nothing in the task that can harm others."""
+
+    def is_referred_to(self) -> bool:
+        """After `close`: whether something may yet cancel the task for the sake of an old job."""
+
+    def set_deadline(self, time: float) -> None:
+        """Cancel the job at this time, instead of the one before; infinity for never."""
+
+    def cancel(self) -> None:
+        """Cancel the job at its next checkpoint; again if it was before."""
+
+    def suspend(self) -> None: ...
+
+    def deliver(self, thrown: BaseException) -> BaseException:
+        """Return what the job is to be thrown for what was thrown into the task."""
+
+
+class Backend(Protocol):
+    cancelled: type[BaseException]
+    """What a cancelled task is thrown."""
+    current_time: Callable[[], float]
+    """The event loop's clock; works in its plain callbacks, too, unlike `anyio.current_time`."""
+    clock_error: float
+    """By how many seconds the clock may be behind."""
+
+    post: Callable[[Callable[[], object]], object]
+    """Have the event loop call something soon; from any thread, its own included, and at once.
+
+    Raises `RuntimeError` once the loop is closed.
+    """
+
+    def current_task(self) -> object:
+        """The task that this code runs in, if any."""
+
+    def is_running(self) -> bool:
+        """Whether the event loop runs, and isn't gone."""
+
+    def task_ancestors(self) -> Callable[[object], Iterator[int]]:
+        """How to tell the ids of a task, if it's one, and of those that started one another.
+
+        Known of the tasks of anyio's task groups, and of trio's nurseries.
+        """
+
+    def checkpoint(self) -> Wait:
+        """Let other tasks run, and notice a cancellation."""
+
+    def wait(self, job: Job[Any]) -> Wait:
+        """Wait until a job that isn't done is."""
+
+    def park(self) -> Parked:
+        """A place for the current task to wait in."""
+
+    def job_scope(self) -> JobScope:
+        """A scope for jobs of the current task."""
+
+    def swapped_context(self) -> Callable[[], bool] | None:
+        """How to tell whether the current task runs in a context that isn't its own, if it can."""
+
+    def await_native(self, result: object) -> Coroutine[Any, Any, Any] | None:
+        """A coroutine that awaits the backend's own kind of task, if that's what it got."""
+
+    def cancel_count(self) -> Callable[[], int] | None:
+        """How to count the cancellations of the current task, where native ones come uncounted."""
+
+    def uncancel(self) -> Wait:
+        """Take back all native cancellations of the current task."""
+
+    def redeliver_cancel(self) -> None:
+        """Make a native cancellation that the current task got show at its next checkpoint."""
+
+    def task_done(self, task: object) -> bool:
+        """Whether a task has ended, where tasks say so."""
+
+    def protect(
+        self, functions: Iterable[Callable[..., Any]], but: Iterable[Callable[..., Any]]
+    ) -> None:
+        """Have Ctrl-C strike nowhere inside functions, but inside others that these call."""
+
+
+def current_backend() -> Backend:
+    """The backend of the running event loop; `RuntimeError` if none runs in this thread."""
+    trio = sys.modules.get("trio")
+    # Another thread may be importing it.
+    in_trio_task = getattr(getattr(trio, "lowlevel", None), "in_trio_task", None)
+    if in_trio_task is not None and in_trio_task():
+        from .trio_backend import TrioBackend
+
+        return TrioBackend()
+    from .asyncio_backend import AsyncioBackend
+
+    try:
+        return AsyncioBackend()
+    except RuntimeError:
+        raise RuntimeError("an executor is entered inside a running event loop") from None
+
+
+def is_cancellation(exception: BaseException, backend: Backend) -> bool:
+    """Whether this is how a task of the backend is cancelled, or how asyncio's are."""
+    import asyncio
+
+    return isinstance(exception, (asyncio.CancelledError, backend.cancelled))
+
+
+def forget_backend() -> None:
+    """Have anyio look anew which event loop runs here: the context may come from another's."""
+    sniffio = sys.modules.get("sniffio")
+    if sniffio is not None:
+        sniffio.current_async_library_cvar.set(None)

@@ -1,0 +1,148 @@
+"""Cancelling a job under asyncio: once, as `asyncio.Task.cancel` does, and respecting shields.
+
+anyio's scopes cancel again at each checkpoint until they're left. Code that was written for asyncio
+(connection pools, `asyncio.TaskGroup`, `asyncio.gather`) cleans up by awaiting, and relies on one
+cancellation. `Task.cancel` instead would go through anyio's shields.
+
+So there are two scopes. The outer one is cancelled, which waits for shields inside. As soon as it
+has called `Task.cancel`, the inner one is shielded, and what the job awaits from then on isn't
+cancelled again, unless it's asked for again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import sys
+from typing import Any
+
+import anyio
+from anyio._backends import _asyncio as anyio_asyncio
+
+LOOKS = 3
+"""In how many turns of the event loop to look whether a cancellation was delivered."""
+
+
+class OnceScope:
+    """The scopes that one worker's jobs run in; see `backend.JobScope`."""
+
+    __slots__ = (
+        "_armed",
+        "_cancelling",
+        "_deadline",
+        "_handle",
+        "_inner",
+        "_looks",
+        "_loop",
+        "_outer",
+        "_outside_references",
+        "_references",
+        "_task",
+        "is_pending",
+        "is_spent",
+        "timed_out",
+    )
+
+    def __init__(self, task: asyncio.Task[Any]) -> None:
+        self._task = task
+        self._loop = task.get_loop()
+        self._outer = anyio.CancelScope()
+        self._inner = anyio.CancelScope()
+        self.is_spent = self.is_pending = self.timed_out = False
+        # How often the task had been cancelled, before a cancellation that's under way.
+        self._cancelling = 0
+        self._looks = 0
+        # When the job's time is up, and what wakes this scope then, or before that.
+        self._deadline = self._armed = math.inf
+        self._handle: asyncio.TimerHandle | None = None
+        # What refers to the task while no job has left anything in it: outside the scopes, inside.
+        self._outside_references = self._references = 0
+
+    def open(self) -> None:
+        self._outside_references = sys.getrefcount(self._task)
+        self._outer.__enter__()
+        self._inner.__enter__()
+        self._references = sys.getrefcount(self._task)
+
+    def close(self) -> bool:
+        if self._handle is not None:
+            self._handle.cancel()
+        states = anyio_asyncio._task_states  # there's no public way to a scope that was left open
+        is_intact = True
+        while (scope := states[self._task].cancel_scope) not in (self._inner, None):
+            is_intact = False
+            assert scope is not None
+            scope.__exit__(None, None, None)
+            del scope
+        self._inner.__exit__(None, None, None)
+        self._outer.__exit__(None, None, None)
+        return is_intact
+
+    def is_clean(self) -> bool:
+        # Whatever could cancel the task later, in the midst of another job, refers to it.
+        return (
+            sys.getrefcount(self._task) == self._references
+            and self._task.cancelling() == self._cancelling
+        )
+
+    def is_referred_to(self) -> bool:
+        return sys.getrefcount(self._task) > self._outside_references
+
+    def set_deadline(self, time: float) -> None:
+        self._deadline = time
+        # A timer that comes too early costs less than to replace it for each job.
+        if time < self._armed:
+            if self._handle is not None:
+                self._handle.cancel()
+            self._armed = time
+            self._handle = self._loop.call_at(time, self._expire)
+
+    def _expire(self) -> None:
+        armed, self._armed = self._armed, math.inf
+        if self._deadline > armed:
+            self._handle = None
+            self.set_deadline(self._deadline)
+        elif not self.is_spent:
+            self.timed_out = True
+            self.cancel()
+
+    def cancel(self) -> None:
+        if not self.is_pending:
+            self._cancelling = self._task.cancelling()
+        self.is_pending = True
+        self._looks = LOOKS
+        if self.is_spent:
+            self._inner.shield = False  # anyio delivers it again
+        else:
+            self.is_spent = True
+            self._outer.cancel()
+        self.look()
+
+    def look(self) -> None:
+        """If a cancellation was delivered, shield the job from another one."""
+        if not self.is_pending:
+            return
+        if self._task.cancelling() > self._cancelling:
+            self._delivered()
+        elif self._looks:
+            self._looks -= 1
+            self._loop.call_soon(self.look)
+
+    def suspend(self) -> None:
+        """The job waits for something: what a shield of its own has held up may come now."""
+        self._looks = LOOKS
+        self._loop.call_soon(self.look)
+
+    def deliver(self, thrown: BaseException) -> BaseException:
+        if not isinstance(thrown, asyncio.CancelledError) or not self.is_spent:
+            return thrown
+        message = str(thrown.args[0]) if thrown.args else ""
+        if not message.startswith(f"Cancelled via cancel scope {id(self._outer):x}"):
+            return thrown
+        self._delivered()
+        # Without the message, by which a scope or group of the job would take it for its own.
+        return asyncio.CancelledError()
+
+    def _delivered(self) -> None:
+        self.is_pending = False
+        self._inner.shield = True

@@ -1,0 +1,91 @@
+"""The lanes of a mapping, by key, for as long as they matter."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Hashable
+from threading import Lock
+from typing import Any, Generic, TypeVar
+
+from .._scheduling.lane_state import LaneState
+from .runtime import Runtime
+
+K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
+
+SWEPT = 2
+"""How many old keys are looked at for each new one."""
+
+
+class KeyedNodes(Generic[K]):
+    """Holds at all times: each key of `nodes` is once in `keys`, which is swept from the left.
+
+    So the keys that don't matter any more are found, a few for each new key, and there are at most
+    about twice as many of them as of the others.
+    """
+
+    __slots__ = ("_lock", "keys", "nodes", "options", "parent", "runtime")
+
+    def __init__(
+        self, runtime: Runtime, parent: LaneState, options: Callable[[K], dict[str, Any]]
+    ) -> None:
+        self.runtime = runtime
+        self.parent = parent
+        self.options = options
+        self.nodes: dict[K, LaneState] = {}
+        self.keys: deque[K] = deque()
+        # Keys may be looked up in any thread.
+        self._lock = Lock()
+
+    def look_up(self, key: K, make_handle: Callable[[LaneState], T]) -> T:
+        """The handle of a key's lane, which is made if there's none."""
+        with self._lock:
+            node = self.nodes.get(key)
+            if node is not None:
+                return make_handle(node)
+        options = self.options(key)  # a function of users, perhaps
+        with self._lock:
+            node = self.nodes.get(key)
+            if node is None:
+                self._sweep(SWEPT)
+                name = key if isinstance(key, str) else repr(key)
+                node = self.runtime.add_lane(self.parent, name, options)
+                node.is_keyed = True
+                self.nodes[key] = node
+                self.keys.append(key)
+            return make_handle(node)
+
+    def find(self, key: Any) -> LaneState | None:
+        with self._lock:
+            node = self.nodes.get(key)
+            if node is None or not self._is_over(node):
+                return node
+            return None
+
+    def live_keys(self) -> list[K]:
+        with self._lock:
+            self._sweep(len(self.keys))
+            return list(self.keys)
+
+    def _sweep(self, most: int) -> None:
+        for _ in range(min(most, len(self.keys))):
+            key = self.keys.popleft()
+            node = self.nodes[key]
+            if self._is_over(node):
+                del self.nodes[key]
+                self.runtime.scheduler.tree.forget(node)
+            else:
+                self.keys.append(key)
+
+    def _is_over(self, node: LaneState) -> bool:
+        """Whether a new lane in its place would do the same."""
+        if node.handle is not None and node.handle() is not None:
+            return False
+        if node.children or node.closed is not self.parent.closed or node.is_paused():
+            return False
+        if not node.is_idle() or node.putting:
+            return False
+        if not node.windows:
+            return True
+        now = self.runtime.current_time()
+        return all(window.is_empty(now) for window in node.windows)

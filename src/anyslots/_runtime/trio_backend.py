@@ -1,0 +1,178 @@
+"""The backend for trio; what each method is for stands in `backend`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+from types import coroutine
+from typing import Any
+
+import trio
+from trio import lowlevel
+
+from .._scheduling.job import Job
+from .backend import JobScope, Parked
+
+
+class TrioBackend:
+    cancelled: type[BaseException] = trio.Cancelled
+    clock_error = 0.0
+
+    def __init__(self) -> None:
+        self.current_time: Callable[[], float] = lowlevel.current_clock().current_time
+        token = lowlevel.current_trio_token()
+        self.post: Callable[[Callable[[], object]], object] = token.run_sync_soon
+
+    def current_task(self) -> object:
+        return lowlevel.current_task() if lowlevel.in_trio_task() else None
+
+    def is_running(self) -> bool:
+        return True
+
+    def task_ancestors(self) -> Callable[[object], Iterator[int]]:
+        def ancestors(task: Any) -> Iterator[int]:
+            while task is not None:
+                yield id(task)
+                task = None if task.parent_nursery is None else task.parent_nursery.parent_task
+
+        return ancestors
+
+    @coroutine
+    def checkpoint(self) -> Generator[Any, Any, None]:
+        yield from lowlevel.checkpoint()
+
+    @coroutine
+    def wait(self, job: Job[Any]) -> Generator[Any, Any, None]:
+        task = lowlevel.current_task()
+
+        def wake(_: Job[Any]) -> None:
+            lowlevel.reschedule(task)
+
+        def abort(_: object) -> Any:
+            job.remove_listener(wake)
+            return lowlevel.Abort.SUCCEEDED
+
+        job.add_listener(wake)
+        yield from lowlevel.wait_task_rescheduled(abort)
+
+    def park(self) -> Parked:
+        return _TrioParked()
+
+    def job_scope(self) -> JobScope:
+        return _TrioScope(lowlevel.current_task())
+
+    def swapped_context(self) -> Callable[[], bool]:
+        # `trio.from_thread.run` has a task step in the context of the thread that calls it.
+        task = lowlevel.current_task()
+        own = task.context
+        return lambda: task.context is not own
+
+    def await_native(self, result: object) -> None:
+        return None
+
+    def cancel_count(self) -> Callable[[], int] | None:
+        return None
+
+    @coroutine
+    def uncancel(self) -> Generator[Any, Any, None]:
+        yield from lowlevel.cancel_shielded_checkpoint()
+
+    def redeliver_cancel(self) -> None:
+        """Nothing native to make come again."""
+
+    def task_done(self, task: object) -> bool:
+        return False
+
+    def protect(
+        self, functions: Iterable[Callable[..., Any]], but: Iterable[Callable[..., Any]]
+    ) -> None:
+        for function in functions:
+            if function not in _marked:
+                _marked.add(function)
+                lowlevel.enable_ki_protection(function)
+        for function in but:
+            if function not in _marked:
+                _marked.add(function)
+                lowlevel.disable_ki_protection(function)
+
+
+class _TrioParked:
+    __slots__ = ("_task", "_waiting")
+
+    def __init__(self) -> None:
+        self._waiting = True
+        self._task: Any = None
+
+    def is_waiting(self) -> bool:
+        return self._waiting
+
+    def wake(self, _: object = None) -> None:
+        if self._waiting:
+            self._waiting = False
+            if self._task is not None:
+                lowlevel.reschedule(self._task)
+
+    def _abort(self, _: object) -> Any:
+        self._waiting = False
+        return lowlevel.Abort.SUCCEEDED
+
+    @coroutine
+    def wait(self) -> Generator[Any, Any, None]:
+        if self._waiting:
+            self._task = lowlevel.current_task()
+            yield from lowlevel.wait_task_rescheduled(self._abort)
+        else:
+            yield from lowlevel.checkpoint()
+
+
+class _TrioScope:
+    """One of trio's cancel scopes, which deliver a cancellation at each checkpoint."""
+
+    __slots__ = ("_scope", "_status", "_task", "_was_asked", "is_pending")
+
+    def __init__(self, task: Any) -> None:
+        self._task = task
+        self._scope = trio.CancelScope()
+        self._status: object = None
+        self._was_asked = self.is_pending = False
+
+    @property
+    def is_spent(self) -> bool:
+        return self._scope.cancel_called
+
+    @property
+    def timed_out(self) -> bool:
+        return self._scope.cancel_called and not self._was_asked
+
+    def open(self) -> None:
+        self._scope.__enter__()
+        self._status = self._task._cancel_status  # there's no public way to what a job leaves open
+
+    def close(self) -> bool:
+        try:
+            self._scope.__exit__(None, None, None)
+        except RuntimeError:
+            return False  # trio has mended its stack of scopes
+        return True
+
+    def is_clean(self) -> bool:
+        return self._task._cancel_status is self._status
+
+    def is_referred_to(self) -> bool:
+        return False
+
+    def set_deadline(self, time: float) -> None:
+        self._scope.deadline = time
+
+    def cancel(self) -> None:
+        if not self._scope.cancel_called:
+            self._was_asked = True
+            self._scope.cancel()
+
+    def suspend(self) -> None:
+        """Nothing to look at."""
+
+    def deliver(self, thrown: BaseException) -> BaseException:
+        return thrown
+
+
+_marked: set[Callable[..., Any]] = set()

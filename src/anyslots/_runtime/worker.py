@@ -1,0 +1,375 @@
+"""Runs jobs one after another in one slot.
+
+A worker is a task of the executor's task group. It drives each job's coroutine by hand, inside the
+job's own context, so that a job costs neither a task nor a cancel scope: all jobs of a worker share
+the scopes that it's in, until one of them is cancelled and these are spent.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from types import CoroutineType, TracebackType, coroutine
+from typing import Any
+
+import anyio
+
+from .._scheduling.job import CANCELLED, FAILED, SUCCEEDED, Cancellation, Job, Status
+from . import instrumentation
+from .backend import JobScope
+from .lending import Lender
+from .retrying import judge, note_attempts
+from .runtime import CANCELLED_FROM_OUTSIDE, Runtime, get_traceback
+
+OWN_FILES = (__file__, instrumentation.__file__)
+"""Where a traceback begins that comes out of a job."""
+
+JOB_ENDED = object()
+"""What a worker's stepper yields when a job has ended."""
+
+INSTANT_JOBS = 8
+"""How many jobs that return at once run one after another before other tasks have a turn."""
+
+logger = logging.getLogger("anyslots")
+
+
+class Worker(Lender):
+    """One task that runs jobs.
+
+    ``job`` is the one that it runs; None while it's idle. ``is_detained`` is set once the job was
+    cancelled, or has left something in the task: then the worker leaves its scopes before it goes
+    on, in fresh ones.
+    """
+
+    __slots__ = (
+        "error",
+        "is_closing",
+        "is_detained",
+        "left_by",
+        "reason",
+        "runtime",
+        "scope",
+        "stepper",
+        "task",
+        "tasks",
+        "was_asked",
+    )
+
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__(runtime)
+        self.runtime = runtime
+        # The worker's task, and another one if the job runs in it.
+        self.task: object = None
+        self.tasks: tuple[object, ...] = ()
+        self.scope: JobScope
+        self.is_detained = False
+        # Whether the job was asked to cancel, and why.
+        self.was_asked = False
+        self.reason: str | None = None
+        # Whether the event loop, which is gone, closes the worker.
+        self.is_closing = False
+        # What the job that has just ended raised.
+        self.error: Exception | None = None
+        # The name of the job that may have left something in the task.
+        self.left_by: str | None = None
+        self.stepper = self._make_stepper()
+
+    def is_current(self) -> bool:
+        """Whether this code runs in the worker's task."""
+        return self.runtime.backend.current_task() is self.task
+
+    def cancel(self, reason: str | None) -> None:
+        """Cancel the job that it runs, at the job's next checkpoint."""
+        if not self.was_asked:
+            self.was_asked = True
+            self.reason = reason
+        self.is_detained = True
+        self.scope.cancel()
+
+    def gave_up(self) -> bool:
+        return False
+
+    async def work(self) -> None:
+        """Run jobs until there are no more, or this task had better not go on."""
+        self.task = self.runtime.backend.current_task()
+        self.tasks = (self.task,)
+        try:
+            while await self._work_in_scope():
+                pass
+        finally:
+            self.stepper.close()
+            self.runtime.pool.workers.discard(self)
+
+    async def _work_in_scope(self) -> bool:
+        """Run jobs until one makes it necessary to leave the scopes; return whether to go on."""
+        runtime = self.runtime
+        backend = runtime.backend
+        self.scope = backend.job_scope()
+        self.scope.open()
+        self.is_detained = self.was_asked = False
+        self.reason = self.left_by = None
+        try:
+            while not self.is_detained:
+                if not await runtime.pool.claim_job(self):
+                    self.scope.close()
+                    return False
+                await self._run_jobs()
+        except backend.cancelled:
+            pass  # while it was idle: for the same reasons as jobs are
+        except BaseException:
+            # A generator that is closed as the event loop is gone leaves no scope.
+            if not self.is_closing:
+                self.scope.close()
+            raise
+        is_intact = self.scope.close()
+        if anyio.current_effective_deadline() == -math.inf:
+            runtime.abort(CANCELLED_FROM_OUTSIDE)
+            return False
+        if backend.task_done(runtime.host_task):
+            # The executor was never left, and the event loop cancels what is left over.
+            runtime.lost()
+            return False
+        cancels = backend.cancel_count()
+        if cancels is not None and cancels():
+            await backend.uncancel()
+        return self._is_fit(is_intact)
+
+    def _is_fit(self, is_intact: bool) -> bool:
+        """Whether nothing that a job has left in the task can harm others; if not, end the task."""
+        is_referred_to = self.scope.is_referred_to()
+        if self.left_by is not None and (is_referred_to or not is_intact):
+            logger.warning(
+                "job %s left a cancel scope, a timeout or a reference to its task behind",
+                self.left_by,
+            )
+        if is_referred_to:
+            self.runtime.pool.replace_worker()
+        return not is_referred_to
+
+    @coroutine
+    def _run_jobs(self) -> Generator[Any, Any, None]:
+        """Run the job that was claimed, and those that start in its slot after it."""
+        job = self.job
+        runtime = self.runtime
+        succeed = runtime.scheduler.succeed
+        is_clean = self.scope.is_clean
+        send: Callable[[Any], Any] = self.stepper.send
+        swapped = runtime.backend.swapped_context()
+        context: Any
+        value: Any
+        is_timed = False
+        instant = 0
+        try:
+            while job is not None:
+                self.job = job
+                job.holder = self
+                if job.node.timeout is not None:
+                    is_timed = True
+                    self.scope.set_deadline(runtime.current_time() + job.node.timeout)
+                if instant == INSTANT_JOBS:
+                    instant = 0
+                    yield from runtime.backend.checkpoint()
+                instant += 1
+                context = job.context
+                if job.node.retry is not None:
+                    context = context.copy()  # another attempt has the same
+                runtime.stepped = job
+                # Not `run = context.run`: making a bound method takes as long as calling it.
+                value = context.run(send, job)
+                while value is not JOB_ENDED:
+                    instant = 0
+                    runtime.stepped = None
+                    if self.is_detained:
+                        self.scope.suspend()
+                    try:
+                        value = yield value
+                    except BaseException as thrown:
+                        self.is_closing = isinstance(thrown, GeneratorExit)
+                        runtime.stepped = job
+                        value = context.run(self.stepper.throw, self.scope.deliver(thrown))
+                    else:
+                        runtime.stepped = job
+                        if swapped is None or not swapped():
+                            value = context.run(send, value)
+                        else:
+                            value = send(value)
+                runtime.stepped = None
+                if is_timed:
+                    is_timed = False
+                    self._stop_clock()
+                if (
+                    self.error is not None
+                    or self.is_detained
+                    or self.loan is not None
+                    or not is_clean()
+                ):
+                    job = self._end(job)
+                else:
+                    job = succeed(job)
+        except BaseException as exc:
+            assert job is not None
+            if not instant:
+                # Cancelled before its first step.
+                job.context.run(runtime.scheduler.started, job)  # type: ignore[union-attr]
+            self._end_interrupted(job, exc)
+            if self.is_closing:
+                raise
+        finally:
+            # An exception that comes out has this frame in its traceback: let it keep nothing.
+            job = context = value = self.job = None
+            runtime.pool.idle += 1
+
+    def _stop_clock(self) -> None:
+        """The job that had only so much time has ended."""
+        self.scope.set_deadline(math.inf)
+        self.is_detained = self.is_detained or self.scope.is_spent
+
+    def _make_stepper(self) -> Generator[Any, Any, None]:
+        stepper = step_jobs(self)
+        stepper.send(None)
+        return stepper
+
+    def as_coroutine(self, result: object, job: Job[Any]) -> Coroutine[Any, Any, Any]:
+        """What a submitted function has returned, as a coroutine."""
+        native = self.runtime.backend.await_native(result)
+        if native is not None:
+            return self._await_native(result, native)
+        if not inspect.isawaitable(result):
+            raise TypeError(
+                f"{job.name} returned {result!r}, which can't be awaited; to run a plain function "
+                f"in a worker thread, submit(anyio.to_thread.run_sync, {job.name})"
+            )
+        return await_it(result)
+
+    async def _await_native(self, task: object, native: Coroutine[Any, Any, Any]) -> Any:
+        """The job runs in a task of its own, which this worker only awaits."""
+        self.tasks = (self.task, task)
+        try:
+            return await native
+        finally:
+            self.tasks = (self.task,)
+            del task
+
+    # Ends of jobs.
+
+    def _end(self, job: Job[Any]) -> Job[Any] | None:
+        """End a job that has returned or raised, where there's more to see to than its value."""
+        if self.loan is not None:
+            self.resume()  # it has left something open that lends
+        if not self.is_detained and not self.scope.is_clean():
+            self.is_detained = True
+            self.left_by = job.name
+        error, self.error = self.error, None
+        if error is not None:
+            return self._fail(job, error)
+        return self._settle(job, SUCCEEDED, job.value)
+
+    def _settle(self, job: Job[Any], status: Status, value: Any) -> Job[Any] | None:
+        goes_on = not self.is_detained
+        return self.runtime.scheduler.finish(job, status, value, goes_on=goes_on)
+
+    def _fail(self, job: Job[Any], exception: BaseException) -> Job[Any] | None:
+        """End an attempt of a job that has failed: for good, or until the next attempt."""
+        runtime = self.runtime
+        if isinstance(exception, Exception) and job.node.constrained:
+            may_retry = not self.was_asked and runtime.reason is None
+            verdict = judge(job, exception, may_retry=may_retry)
+            exception = verdict.exception
+            if verdict.delay is not None:
+                runtime.scheduler.retry(job, verdict.delay)
+                runtime.scheduler.retried(job, exception, verdict.delay)
+                return None
+            note_attempts(job, exception, runtime.current_time())
+        traceback = without_own_frames(get_traceback(exception))
+        BaseException.with_traceback(exception, traceback)
+        if isinstance(exception, StopIteration | StopAsyncIteration):
+            # Raised by an `await`, it would end a loop.
+            wrapped = RuntimeError(f"job {job.name} raised {type(exception).__name__}")
+            wrapped.__cause__ = exception
+            exception = wrapped
+        return self._settle(job, FAILED, runtime.fail(job, exception))
+
+    def _end_interrupted(self, job: Job[Any], exception: BaseException) -> None:
+        """End a job out of whose coroutine something came that isn't an `Exception`."""
+        runtime = self.runtime
+        runtime.stepped = None
+        self.is_detained = True
+        self.error = None
+        # That of before has come to its end with the exception.
+        self.stepper = self._make_stepper()
+        if self.loan is not None:
+            self.resume()
+        if self.is_closing:
+            self._settle(job, CANCELLED, "the event loop has ended")
+            runtime.lost()
+            return
+        cancelled, rest = split(exception, runtime.backend.cancelled)
+        if cancelled is None or rest is not None:
+            failure = exception if rest is None else rest
+            self._fail(job, failure)
+            if ends_program(failure):
+                mark_retrieved(job)  # the block raises it
+                runtime.end_with(failure)
+        elif self.scope.timed_out:
+            self._fail(job, TimeoutError(f"job {job.name} ran for {job.node.timeout} seconds"))
+        else:
+            reason = self.reason or runtime.reason
+            self._settle(job, CANCELLED, reason or Cancellation.of(cancelled))
+
+
+@coroutine
+def step_jobs(worker: Worker) -> Generator[Any, Any, None]:
+    """Run the jobs that it's sent, one after another: yield what they yield, then `JOB_ENDED`.
+
+    Each job is stepped from outside, in a context of its own; that's why this is a generator apart
+    from `Worker._run_jobs`. It serves one job after another since to end one by a yield costs much
+    less than by the StopIteration of a generator for each.
+    """
+    while True:
+        job = yield JOB_ENDED
+        try:
+            coro = job.fn(*job.args)
+            if type(coro) is not CoroutineType:
+                coro = worker.as_coroutine(coro, job)
+            job.value = yield from coro
+        except Exception as exc:
+            worker.error = exc
+        finally:
+            # An exception's traceback may refer to this frame: let it keep nothing.
+            job = coro = None
+
+
+async def await_it(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
+def split(
+    exception: BaseException, cancelled: type[BaseException]
+) -> tuple[BaseException | None, BaseException | None]:
+    """What of an exception that came out of a job is a cancellation, and what else there is."""
+    if isinstance(exception, BaseExceptionGroup):
+        found, rest = exception.split(cancelled)
+        return (None, exception) if found is None else (found, rest)
+    return (exception, None) if isinstance(exception, cancelled) else (None, exception)
+
+
+def ends_program(exception: BaseException) -> bool:
+    fatal = (KeyboardInterrupt, SystemExit)
+    if isinstance(exception, BaseExceptionGroup):
+        return exception.subgroup(fatal) is not None
+    return isinstance(exception, fatal)
+
+
+def mark_retrieved(job: Job[Any]) -> None:
+    if job.status is FAILED and job.value.retrieval is not None:
+        job.value.retrieval.mark_retrieved(job)
+        job.value.retrieval = None
+
+
+def without_own_frames(traceback: TracebackType | None) -> TracebackType | None:
+    """The part of a job's traceback that begins in the job."""
+    while traceback is not None and traceback.tb_frame.f_code.co_filename in OWN_FILES:
+        traceback = traceback.tb_next
+    return traceback
