@@ -5,7 +5,10 @@ pytest.
 """
 
 import os
+import re
 import sys
+import zipfile
+from pathlib import Path
 
 import nox
 
@@ -116,6 +119,32 @@ def docs(session: nox.Session) -> None:
     session.install("-e", ".", *group("docs"))
     strict = ("--fail-on-warning", "--keep-going", "--nitpicky", "--fresh-env", "--quiet")
     session.run("sphinx-build", *strict, "docs", "docs/_build", *session.posargs)
+
+
+# A link or picture with no URL; and a picture whose URL is that of the page around it.
+DEAD_LINK = re.compile(r'(?:\]\(|^\[[^]]+\]: |\b(?:href|src(?:set)?)=")(?!https://)[^)"\s]*', re.M)
+DEAD_PICTURE = re.compile(r'(?:!\[[^]]*\]\(|\bsrc(?:set)?=")https://github\.com/[^)"]*')
+
+
+@nox.session
+def package(session: nox.Session) -> None:
+    """Build the sdist and the wheel, into dist, and check them and what PyPI will show."""
+    session.install(*PYPROJECT["build-system"]["requires"], *group("package"))
+    dist = Path("dist")
+    for old in [*dist.glob("*.tar.gz"), *dist.glob("*.whl")]:
+        old.unlink()
+    session.run("hatchling", "build", "-d", str(dist), silent=True)
+    (sdist,), (wheel,) = dist.glob("*.tar.gz"), dist.glob("*.whl")
+    session.run("validate-pyproject", "pyproject.toml")
+    session.run("twine", "check", "--strict", str(sdist), str(wheel))
+    session.run("check-wheel-contents", str(wheel))
+    session.run("pyroma", "--min", "10", str(sdist))
+    with zipfile.ZipFile(wheel) as archive:
+        (metadata,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
+        page = archive.read(metadata).decode()
+    prose = re.sub(r"^ *```.*?^ *```|`[^`\n]*`", "", page, flags=re.M | re.S)
+    if dead := DEAD_LINK.findall(prose) + DEAD_PICTURE.findall(prose):
+        session.error(f"links that don't work on PyPI; pyproject.toml rewrites some: {dead}")
 
 
 # Sessions that are asked for go below, each with `default=False`.
