@@ -107,8 +107,10 @@ def _running_event_loop() -> str | None:
 def _own_context() -> Context:
     """Copy the caller's context, without the name of an event loop that a thread inherited."""
     context = copy_context()
-    if sniffio := sys.modules.get("sniffio"):
-        context.run(sniffio.current_async_library_cvar.set, None)
+    # Without the module, or before another thread has imported it all, no name was set.
+    name = getattr(sys.modules.get("sniffio"), "current_async_library_cvar", None)
+    if name is not None:
+        context.run(name.set, None)
     return context
 
 

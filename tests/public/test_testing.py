@@ -301,6 +301,11 @@ def test_missing_trio_names_the_extra(monkeypatch) -> None:
     assert run(hours) == 7200
 
 
+def test_asyncio_needs_no_sniffio(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "sniffio", None)
+    assert run(hours) == 7200
+
+
 # Threads.
 
 
