@@ -153,7 +153,7 @@ KNOWN_OPTIONS = [
     (anyio.amap, "func args"),
     (anyio.gather, "coros"),
     (anyio.CapacityLimiter, "total_tokens"),
-    (ThreadPoolExecutor, "max_workers thread_name_prefix initializer initargs"),
+    (ThreadPoolExecutor, "max_workers thread_name_prefix initializer initargs ctxkwargs"),
     (ThreadPoolExecutor.submit, "self fn args kwargs"),
     (ThreadPoolExecutor.shutdown, "self wait cancel_futures"),
     (aiometer.run_on_each, "async_fn args max_at_once max_per_second _include_index _send_to"),
