@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, final, runtime_checkable
 
 from anyio import CancelScope, Event, get_current_task
@@ -137,12 +139,17 @@ class LimitedTransport(_Transport):
             await self._transport.__aenter__()
         return self
 
-    async def __aexit__(self, *exc_info: Any) -> None:
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc_value: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
         try:
             await self._end_slots()
         finally:
             if self._transport is not None:
-                await self._transport.__aexit__(*exc_info)
+                await self._transport.__aexit__(exc_type, exc_value, traceback)
 
     async def aclose(self) -> None:
         try:
@@ -162,7 +169,7 @@ class LimitedTransport(_Transport):
         lane = self._lane if isinstance(self._lane, SlotLane) else self._lane(request)
         if not isinstance(lane, SlotLane):
             raise TypeError(f"lane must return a lane, not {lane!r}")
-        slot = _Slot(self._open)
+        slot = _Slot(self._open, await _Loan.take())
         try:
             await slot.begin(lane, request)
             response = await slot.run(self._transport.handle_async_request, request)
@@ -174,7 +181,9 @@ class LimitedTransport(_Transport):
                 return response
         except BaseException as error:
             slot.fail(error)
-            if not isinstance(error, GeneratorExit):
+            if isinstance(error, GeneratorExit):  # it can await nothing
+                slot.registry.discard(slot)
+            else:
                 await slot.end()
             raise
         response.stream = _stream_class(library)(slot)
@@ -216,12 +225,13 @@ class _SlotStream:
 
     async def __anext__(self) -> bytes:
         try:
-            return await self._slot.run(self._parts.__anext__)
+            part: bytes = await self._slot.run(self._parts.__anext__)
         except StopAsyncIteration:
             raise
         except BaseException as error:
             self._slot.fail(error)
             raise
+        return part
 
     async def aclose(self) -> None:
         await self._slot.end()
@@ -230,6 +240,7 @@ class _SlotStream:
         if not self._slot.closed:
             message = f"{self._slot.name}: response never closed"
             warnings.warn(message, ResourceWarning, stacklevel=2, source=self)
+            self._slot.registry.discard(self._slot)
             self._slot.abandon()
 
 
@@ -240,25 +251,24 @@ class _Slot:
     around it. Requesting and closing a response keep no such order.
     """
 
-    def __init__(self, registry: set[_Slot]) -> None:
+    def __init__(self, registry: set[_Slot], loan: _Loan) -> None:
         self.registry = registry
+        self.loan = loan
         self.name = ""
         self.stream: Any = None  # the response's, once it's there
-        self.closed = False  # the stream is, or there's none to close
+        self.closed = False  # the stream is
         self.outcome: Exception | None = None  # what the slot's block is to end with
         self.error: Exception | None = None  # what the slot's block has raised by itself
         self.lost = False  # something but `end` ends the slot's block
         self.occupied = Event()  # or in vain
         self.released = Event()
         self.ended = Event()
-        self.loan: _Loan | None = None
         self.scope = CancelScope()  # of the task that occupies the slot
         self.operation: CancelScope | None = None  # of what uses the connection right now
         self.idle = Event()  # replaced by each operation, set when it's done
 
     async def begin(self, lane: SlotLane, request: Any) -> None:
         self.name = f"{request.method} {request.url.host}"
-        self.loan = await _Loan.take()
         self.abandon = _spawn(self._occupy, lane, request, name=self.name, stop=self.scope.cancel)
         await self.occupied.wait()
         if self.ended.is_set():
@@ -294,8 +304,7 @@ class _Slot:
                     else:
                         await slot.__aexit__(type(outcome), outcome, outcome.__traceback__)
         except Exception as error:
-            if error is not self.outcome:
-                self.error = error
+            self.error = error
         finally:
             self.outcome = None
             self.ended.set()
@@ -325,8 +334,6 @@ class _Slot:
 
     async def end(self) -> None:
         """Close the response, leave the slot, and take the job's own one back."""
-        if self.loan is None:  # cancelled before it began
-            return
         try:
             await self._close()
         finally:
@@ -338,8 +345,8 @@ class _Slot:
             self.error = None  # its traceback leads back here
 
     async def _close(self) -> None:
-        closed, self.closed = self.closed, True
-        if self.stream is not None and not closed:
+        if self.stream is not None and not self.closed:
+            self.closed = True
             await self.stream.aclose()
 
     def _cancelled(self) -> JobCancelled:
@@ -393,9 +400,7 @@ def _spawn(
         post = token.run_sync_soon
 
     def abandon() -> None:
-        try:
+        with suppress(RuntimeError):  # the event loop is gone, and all that ran in it
             post(stop)
-        except RuntimeError:
-            pass  # the event loop is gone, and all that ran in it
 
     return abandon

@@ -80,3 +80,17 @@ class _Block:
         if caught:
             raise error
         return False
+
+
+class Ended:
+    """An instrument that keeps what each slot has ended with."""
+
+    def __init__(self) -> None:
+        self.errors: list[BaseException | None] = []
+
+    def job_finished(self, future: Any) -> None:
+        self.errors.append(JobCancelled() if future.cancelled() else future.error)
+
+    @property
+    def names(self) -> list[str]:
+        return [type(error).__name__ for error in self.errors]

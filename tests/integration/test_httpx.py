@@ -7,20 +7,17 @@ import gc
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, suppress
 from types import ModuleType
 from typing import Any
 
-import anthropic
 import anyio
 import httpx
 import httpx2
-import openai
 import pytest
 from anyio.lowlevel import checkpoint
-from fake_lane import Executor
-from llm_server import Options, make_app
+from fake_lane import Ended, Executor
 from serving import serve
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
@@ -34,9 +31,8 @@ from anyslots.httpx import LimitedTransport, Overloaded
 
 pytestmark = [
     pytest.mark.anyio,
-    pytest.mark.engines,
     pytest.mark.real_time,
-    # Of the clients' own: trio warns of each that is left before its end.
+    # The clients' own: trio warns of each that is left before its end.
     pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning"),
 ]
 
@@ -75,20 +71,6 @@ class Site:
         for _ in range(number):
             yield b"x" * 100
             await anyio.sleep(0.001)
-
-
-class Ended:
-    """An instrument that keeps what each slot has ended with."""
-
-    def __init__(self) -> None:
-        self.errors: list[BaseException | None] = []
-
-    def job_finished(self, future: Any) -> None:
-        self.errors.append(JobCancelled() if future.cancelled() else future.error)
-
-    @property
-    def names(self) -> list[str]:
-        return [type(error).__name__ for error in self.errors]
 
 
 class Setting:
@@ -216,6 +198,7 @@ async def test_an_overload_ends_the_slot_with_it(
         assert setting.lane.paused is pauses
         (error,) = setting.ended.errors
         assert isinstance(error, Overloaded)
+        assert str(error).startswith("the server answered 429")
         assert error.status_code == 429
         assert error.seconds == (None if verdict is True else verdict)
 
@@ -256,18 +239,74 @@ async def test_errors_of_the_connection(setting: Setting) -> None:
 
 
 @pytest.mark.parametrize("path", ["/slow?seconds=1", "/stream"])
-async def test_cancelled_at_each_step(setting: Setting, path: str) -> None:
+@pytest.mark.parametrize("by_lane", [False, True], ids=["cancelled", "by-lane"])
+async def test_cancelled_at_each_step(setting: Setting, path: str, by_lane: bool) -> None:
     """A cancelled request leaves nothing behind: neither its slot nor its connection."""
+
+    async def get() -> None:
+        with suppress(JobCancelled):
+            await client.get(path)
+
     async with setting.client() as client:
         for steps in [*range(20), *range(20, 200, 15)]:
             async with anyio.create_task_group() as group:
-                group.start_soon(client.get, path)
+                group.start_soon(get)
                 for _ in range(steps):
                     await checkpoint()
+                if by_lane:
+                    setting.lane.cancel()
+                    await anyio.sleep(0.01)
                 group.cancel_scope.cancel()
             await setting.until_free()
         assert set(setting.ended.names) <= {"JobCancelled", "NoneType"}
         assert (await client.get("/hello")).status_code == 200
+
+
+async def test_a_slot_that_is_refused(setting: Setting) -> None:
+    """What the lane raises comes out of the request."""
+
+    class Refusing(Executor):
+        def slot(self, *args: Any, **kwargs: Any) -> Any:
+            assert args[0].url.path == "/hello"
+            raise ValueError("it costs too much")
+
+    async with setting.client():
+        transport = LimitedTransport(Refusing(1))
+        async with setting.library.AsyncClient(transport=transport) as client:
+            with pytest.raises(ValueError, match="it costs too much"):
+                await client.get(f"{setting.url}/hello")
+
+
+class ClosedAt:
+    """Awaits a coroutine, and closes it at the first wait at which an event is set."""
+
+    def __init__(self, event: anyio.Event, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self.event = event
+        self.coroutine = coroutine
+
+    def __await__(self) -> Iterator[Any]:
+        sent = None
+        while not self.event.is_set():
+            wait = self.coroutine.send(sent)
+            if not self.event.is_set():
+                sent = yield wait
+        self.coroutine.close()
+
+
+async def test_a_request_that_is_dropped(setting: Setting) -> None:
+    """Closing its coroutine gives the slot back, as its cancellation does."""
+    waiting = anyio.Event()
+
+    class Waiting:
+        async def handle_async_request(self, request: Any) -> None:
+            waiting.set()
+            await anyio.sleep_forever()
+
+    async with Executor(1, instruments=[setting.ended]) as lane:
+        transport = LimitedTransport(lane, Waiting())
+        request = setting.library.Request("GET", "http://nowhere/")
+        await ClosedAt(waiting, transport.handle_async_request(request))
+    assert setting.ended.names == ["JobCancelled"]
 
 
 async def test_cancelled_while_waiting_for_a_slot(setting: Setting) -> None:
@@ -339,6 +378,7 @@ async def test_read_and_closed_by_other_tasks(setting: Setting) -> None:
 
 async def test_closing_the_client_closes_its_responses(setting: Setting) -> None:
     async with setting.client() as client:
+        await LimitedTransport(setting.lane).aclose()  # one that was never used
         other = setting.library.AsyncClient(
             transport=LimitedTransport(setting.lane), base_url=setting.url
         )
@@ -397,90 +437,6 @@ async def test_in_a_job(setting: Setting) -> None:
                 assert await executor.submit(job) == [(1, 0), (0, 1), (0, 1), (1, 0), (1, 0)]
 
 
-async def test_openai_client() -> None:
-    """Its requests, retries and streams keep to the slots; what it's told of an overload counts."""
-    ended = Ended()
-    app = make_app(Options(requests=4, window=0.3))
-    async with serve(app) as url, Executor(2, instruments=[ended]) as lane:
-        transport = LimitedTransport(lane, overloaded=lambda response: response.status_code == 429)
-        http = openai.DefaultAsyncHttpxClient(transport=transport)
-        client = openai.AsyncOpenAI(api_key="x", base_url=f"{url}/v1", http_client=http)
-        async with client:
-            answers: list[str] = []
-
-            async def ask(prompt: str) -> None:
-                answer = await client.chat.completions.create(
-                    model="small", messages=[{"role": "user", "content": prompt}]
-                )
-                answers.append(answer.choices[0].message.content)
-
-            async with anyio.create_task_group() as group:
-                for number in range(6):
-                    group.start_soon(ask, f"prompt {number}")
-            assert all(answer.startswith("word0 word1 ") for answer in answers)
-            assert len(answers) == 6
-            log = (await http.get(f"{url}/log")).json()
-            assert max(entry["running"] for entry in log) == 2
-            refused = [entry for entry in log if entry["status"] == 429]
-            assert ended.names.count("Overloaded") == len(refused) > 0
-
-
-@contextmanager
-def uvloop_without_debug(loop_name: str) -> Iterator[None]:
-    """Keep uvloop from a crash: in debug mode, where a generator is left before its end.
-
-    OpenAI's streams leave theirs. Seen with CPython 3.13.0, and without anyslots as well.
-    """
-    if loop_name != "uvloop":
-        yield
-        return
-    loop = asyncio.get_running_loop()
-    debug = loop.get_debug()
-    loop.set_debug(False)
-    try:
-        yield
-    finally:
-        loop.set_debug(debug)
-
-
-async def test_openai_stream(loop_name: str) -> None:
-    with uvloop_without_debug(loop_name):
-        async with serve(make_app(Options())) as url, Executor(1) as lane:
-            http = openai.DefaultAsyncHttpxClient(transport=LimitedTransport(lane))
-            async with openai.AsyncOpenAI(
-                api_key="x", base_url=f"{url}/v1", http_client=http
-            ) as client:
-                for _ in range(2):
-                    stream = await client.chat.completions.create(
-                        model="small", messages=[{"role": "user", "content": "hi"}], stream=True
-                    )
-                    assert lane.statistics().running == 1
-                    async with stream:
-                        words = [chunk.choices[0].delta.content async for chunk in stream]
-                    assert words[:2] == ["word0 ", "word1 "]
-                    assert lane.statistics().running == 0
-
-
-async def test_anthropic_client() -> None:
-    ended = Ended()
-    async with (
-        serve(make_app(Options(requests=2, window=0.3))) as url,
-        Executor(1, instruments=[ended]) as lane,
-    ):
-        transport = LimitedTransport(lane, overloaded=lambda response: response.status_code == 429)
-        http = anthropic.DefaultAsyncHttpxClient(transport=transport)
-        async with anthropic.AsyncAnthropic(api_key="x", base_url=url, http_client=http) as client:
-            for number in range(3):
-                message = await client.messages.create(
-                    model="small",
-                    max_tokens=20,
-                    messages=[{"role": "user", "content": f"prompt {number}"}],
-                )
-                assert message.content[0].text.startswith("word0 ")
-        assert ended.names.count("NoneType") == 3
-        assert ended.names.count("Overloaded") >= 1
-
-
 @pytest.mark.parametrize("wrong", [{"lane": 3}, {"transport": 3}, {"overloaded": 3}])
 def test_wrong_arguments(wrong: dict[str, Any]) -> None:
     (name,) = wrong
@@ -521,7 +477,7 @@ USE = (
     + """
 import anyio
 from importlib import import_module
-from fake_lane import Executor
+from fake_lane import Ended, Executor
 
 assert not sys.modules.get("httpx") and not sys.modules.get("httpx2")
 
