@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import anyio
 import coredis
+import httpx
 import pytest
 from anyio.lowlevel import checkpoint
 from valkey_server import Server, run_server
@@ -70,12 +74,20 @@ class Monitor:
             assert lines.readline() == b"+OK\r\n"
             thread = Thread(target=self.read, args=[lines])
             thread.start()
-            yield
             try:
-                connection.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # the server has gone
-            thread.join()
+                yield
+            finally:
+                try:
+                    connection.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass  # the server has gone
+                thread.join()
+
+    def wait_for(self, number: int) -> None:
+        deadline = time.monotonic() + 30
+        while len(self.times) < number:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
     def read(self, lines: Iterator[bytes]) -> None:
         try:
@@ -128,9 +140,7 @@ def test_a_server_that_dies_and_comes_back(server: Server) -> None:
     callers = start_callers(server, 20)
     for attempt in range(3):
         with monitor.watching():
-            admitted = len(monitor.times)
-            while len(monitor.times) < admitted + 8:
-                time.sleep(0.01)
+            monitor.wait_for(len(monitor.times) + 8)
             if attempt < 2:
                 server.kill()
             else:
@@ -175,3 +185,60 @@ def test_an_unreachable_server_is_one_clear_line() -> None:
     assert done.returncode == 1
     host = url.removeprefix("redis://")
     assert done.stderr == f"{url}: Unable to establish a connection to {host}\n"
+
+
+@contextmanager
+def process(*arguments: object, **env: object) -> Iterator[subprocess.Popen[str]]:
+    path = os.pathsep.join([str(Path(__file__).parent), str(EXAMPLES), *sys.path])
+    started = subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": path} | {name: str(env[name]) for name in env},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # workers are processes below
+    )
+    try:
+        yield started
+    finally:
+        try:
+            os.killpg(started.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        started.communicate()
+
+
+def post(url: str) -> str:
+    transport = httpx.HTTPTransport(retries=8)  # until the server is up
+    with httpx.Client(transport=transport, timeout=60) as client:
+        return client.post(url).raise_for_status().text
+
+
+def test_two_workers_and_a_trio_program() -> None:
+    """They never exceed the limit together; Valkey is killed meanwhile, and no job is lost."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    uvicorn: list[Any] = ["-m", "uvicorn", "limited_app:app", f"--port={port}", "--workers=2"]
+    program = [EXAMPLES / "shared_limit.py", "--backend=trio", "--jobs=30"]
+    options = [f"--limit={LIMIT}", f"--per={PER}"]
+    with (
+        run_server(durable=True) as server,
+        process(*uvicorn, "--log-level=warning", URL=server.url, LIMIT=LIMIT, PER=PER),
+        process(*program, *options, server.url) as trio_program,
+        ThreadPoolExecutor(30) as threads,
+    ):
+        monitor = Monitor(server)
+        with monitor.watching():
+            urls = [f"http://127.0.0.1:{port}/{number}" for number in range(30)]
+            responses = threads.map(post, urls)
+            monitor.wait_for(20)
+            server.kill()
+        time.sleep(0.1)
+        server.start()
+        with monitor.watching():
+            answers = list(responses)
+            lines = trio_program.communicate(timeout=60)[0].splitlines()
+    numbers = [int(answer.split()[2]) for answer in answers]
+    assert numbers == list(range(30))
+    assert len({answer.split()[-1] for answer in answers}) == 2
+    assert [int(line.split()[-1]) for line in lines] == list(range(30))
+    assert_kept(monitor.times)
