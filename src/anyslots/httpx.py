@@ -50,7 +50,7 @@ T = TypeVar("T")
 
 @runtime_checkable
 class SlotLane(Protocol):
-    """What the transport asks of a lane; an `Executor` or a `Lane` has it."""
+    """The part of `Lane` and `Executor` that the transport uses."""
 
     def slot(self, *args: Any, **kwargs: Any) -> Any: ...
 
@@ -59,10 +59,10 @@ class SlotLane(Protocol):
 
 @final
 class Overloaded(Exception):
-    """What a slot ends with whose response was one of an overloaded server.
+    """The exception that ends the slot of a request whose server was overloaded.
 
-    It's in the slot's future, where `Adaptive` sees it: ``Adaptive(on=Overloaded)``. The client
-    isn't concerned: it gets the response, and does with it what it does without the transport.
+    The slot's future fails with it, and `Adaptive` sees it there: ``Adaptive(on=Overloaded)``. The
+    client isn't concerned: it gets the response, as it does without the transport.
     """
 
     def __init__(self, status_code: int, seconds: float | None) -> None:
@@ -83,19 +83,19 @@ class LimitedTransport(_Transport):
     ``lane`` is a `Lane`, an `Executor`, or a function that is called with the request and returns
     one of these. A request waits for its slot in FIFO order with the lane's jobs, and counts
     against its limits and rates, whose ``cost`` is called with the request. Each hop of a redirect
-    is a request of its own. Requests go out by ``transport``, by default one like that of a client
-    without options.
+    is a request of its own. Requests are sent by ``transport``; by default, by one with default
+    options.
 
-    ``overloaded`` is called with each response, before its body is read, and says whether it's
-    that of an overloaded server: a bool, or a number: yes, and the lane starts nothing for so many
-    seconds. Either ends the slot with `Overloaded`, for the lanes' `Adaptive`.
+    ``overloaded`` is called with each response, before its body is read, and says whether the
+    server is overloaded: a bool, or a number, which means yes and pauses the lane for so many
+    seconds, at once. Once the response is closed, the slot ends with `Overloaded`.
 
     Within a job of the lane's executor, the job's slot is lent until the response is closed.
 
     What cancels the slot (its lane's ``timeout``, ``cancel``, ``shutdown``) closes the response,
-    and is raised by the request or the read that is under way, or by the next: as `TimeoutError`
-    or `JobCancelled`. A slot that isn't had raises what `Lane.slot` raises: `QueueTimeout`,
-    `ExecutorClosed`. None of it cancels the code that uses the response.
+    and is raised by the request or the read that is under way, or by the next read: as
+    `TimeoutError` or `JobCancelled`. It doesn't cancel the code that uses the response. What
+    `Lane.slot` raises, such as `QueueTimeout` or `ExecutorClosed`, comes out of the request.
 
     The slot is occupied by a task of the event loop's own, not by the one that makes the request.
     So a response may be read and closed in another task, and outlive cancel scopes and timeouts
@@ -245,7 +245,7 @@ class _SlotStream:
 
 
 class _Slot:
-    """One request's slot, occupied by a task of its own from `begin` to `end`.
+    """The slot of one request, occupied by a task of its own from `begin` to `end`.
 
     A slot has a cancel scope, which must be left by the task that entered it, and before the scopes
     around it. Requesting and closing a response keep no such order.
@@ -380,7 +380,7 @@ class _Loan:
             await self.lending.__aexit__(None, None, None)
 
 
-_tasks: set[Any] = set()  # asyncio itself keeps no tasks
+_tasks: set[Any] = set()  # asyncio keeps only weak references to tasks
 
 
 def _spawn(
