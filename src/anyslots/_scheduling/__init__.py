@@ -1,0 +1,1 @@
+"""What may start when: synchronous code without tasks, event loop or clock."""
