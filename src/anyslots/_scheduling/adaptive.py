@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import KW_ONLY, dataclass
 from typing import final
 
-from anyslots._scheduling.retries import ask_matcher, check_int, check_number, checked_matcher
+from .retries import ask_matcher, check_int, check_number, checked_matcher
 
-# A round is as many successes as the limit, but at least SMALL_ROUND where a probe costs one
-# overload among few jobs. Probes come PATIENCE rounds apart at first; each that fails makes that
-# LESS_OFTEN times as long, up to MOST_PATIENCE: what the capacity rises by is found in that time.
-SMALL_ROUND = 8
+# Probes come PATIENCE rounds apart at first; each that fails makes that LESS_OFTEN times as long,
+# up to MOST_PATIENCE, since a risen capacity is to be found soon. A round is as many successes as
+# the limit, but at least SMALL_ROUND: among few jobs, the overload that a probe costs weighs more.
 PATIENCE, LESS_OFTEN, MOST_PATIENCE = 4.0, 1.5, 16.0
-# A probe goes up by a part of the limit; it has passed after so many rounds without an overload.
+SMALL_ROUND = 8
+# A probe begins with this part of the limit, and has passed after this many rounds.
 PROBE_PART = 50
 PASSED = 2
 
@@ -90,15 +90,15 @@ class AdaptiveLimit:
         self.limit = min(max(adaptive.start, adaptive.least), adaptive.most)
         # How many times the limit was cut.
         self.epoch = 0
-        # What the latest cut left: the overloads that it answers go no further.
+        # What the latest cut left: further overloads of its epoch lower nothing below it.
         self.floor = adaptive.least
-        # The most that is believed to pass; before the first overload, anything.
+        # Just below the number at which the latest overload came, or what a probe tries.
         self.ceiling = adaptive.most
         # How far the probe under way went up; 0 for none.
         self.step = 0
         # How many successes there were since the latest probe began.
         self.successes = 0
-        # How many rounds to stay below the ceiling's last overload before the next probe.
+        # How many rounds there are between two probes.
         self.patience = PATIENCE
 
     def matches(self, exception: Exception) -> bool:
@@ -113,7 +113,7 @@ class AdaptiveLimit:
         if self.limit < self.ceiling:
             self.limit += 1  # doubles per round: slow start, recovery, and the way up in a probe
         elif self.successes >= self._successes_before_probe():
-            # Each further step of a probe that passes is twice as long.
+            # Begin a probe, or go on with one that passed, by twice as much.
             self.step = min(max(self.step * 2, self.limit // PROBE_PART, 1), self.limit)
             self.ceiling = min(self.ceiling + self.step, self.adaptive.most)
             self.limit = min(self.limit + 1, self.ceiling)
@@ -122,7 +122,7 @@ class AdaptiveLimit:
     def overloaded(self, epoch: int) -> None:
         """Count an overload of a job that started in this epoch, and cut the limit once for all."""
         if epoch == self.epoch - 1:
-            # It started together with the one that was noticed first: the server takes one less.
+            # It ran together with the one that caused the cut: the server took one less.
             self.ceiling = max(self.ceiling - 1, self.floor)
             self.limit = min(self.limit, self.ceiling)
         if epoch != self.epoch:

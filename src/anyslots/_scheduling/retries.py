@@ -90,7 +90,7 @@ class Retry:
     def _usual_wait(self, attempt: int) -> float:
         """Return how long to wait after the ``attempt``-th start, without jitter."""
         try:
-            # As floats: a power of an int would be exact, and take for ever.
+            # A float: a large power of an int would be exact, and take very long.
             usual = self.wait * float(self.factor) ** (attempt - 1)
         except OverflowError:
             usual = self.most if self.wait else 0.0
@@ -98,7 +98,7 @@ class Retry:
 
 
 def checked_matcher(on: T) -> T | tuple[type[Exception], ...]:
-    """Return the argument ``on`` in a form that can be hashed and asked again and again."""
+    """Return the argument ``on``, an iterable as a tuple; raise if it isn't acceptable."""
     if isinstance(on, type):
         check_exception_class(on)
         return on
@@ -119,7 +119,7 @@ def check_exception_class(cls: object) -> None:
     if not isinstance(cls, type) or not issubclass(cls, BaseException):
         raise TypeError(f"on must be {ACCEPTED}, not {cls!r}")
     if not issubclass(cls, Exception):
-        raise ValueError(f"on must be subclasses of Exception: {cls!r} ends more than a job")
+        raise TypeError(f"on must be subclasses of Exception, not {cls!r}")
 
 
 def ask_matcher(on: object, exception: Exception) -> object:
