@@ -35,7 +35,7 @@ Watcher: TypeAlias = "Callable[[Future[Any]], object]"
 logger = logging.getLogger("anyslots")
 
 
-class Status(enum.Enum):
+class Status(str, enum.Enum):
     """Where a job is; the last three are final."""
 
     QUEUED = "queued"
@@ -126,6 +126,18 @@ class Future(Generic[T_co]):
     def slot(self) -> int | None:
         """The number of the slot that the job runs or ran in, from 0; None if it hasn't begun."""
         return self._slot
+
+    @property
+    def status(self) -> Status:
+        return self._status
+
+    @property
+    def error(self) -> BaseException | None:
+        return self._value.exception if self._status is FAILED else None
+
+    @property
+    def attempts(self) -> int:
+        return int(self._slot is not None)
 
     def done(self) -> bool:
         """Whether the job has ended: succeeded, failed or been cancelled."""

@@ -93,6 +93,22 @@ class Lane:
         self._gate = executor._gate
         self._line = line
 
+    @property
+    def executor(self) -> Executor:
+        return self._executor
+
+    @property
+    def parent(self) -> Lane | None:
+        return None if self is self._executor else self._executor
+
+    @property
+    def rate(self) -> tuple[Any, ...]:
+        return tuple(self._line.meters)
+
+    @property
+    def gate(self) -> None:
+        return None
+
     def submit(
         self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> Future[T]:
