@@ -31,7 +31,7 @@ class Timeline:
     when it went on in the slot that it was given then; lent time isn't shown as running. Each
     attempt of a job with retries has a bar, and between attempts the job counts as queued.
 
-    Limits and pauses are read when a job is submitted, starts or ends: that's how precise they are.
+    Limits and pauses are read at job events, so they are as precise as the times of these.
 
     ``limit``: how many ended jobs are kept, the last ones; an int from 1, or `math.inf`, which
     takes some 600 bytes a job. Raises `TypeError` or `ValueError` for anything else.
@@ -53,6 +53,8 @@ class Timeline:
         self._count = 0
         self._dropped = False
         self._lanes = PerLane(self._make_record)
+        # Whether a pause was ever seen.
+        self._paused = False
         # Of executors, by number.
         self._names: dict[int, str] = {}
 
@@ -64,10 +66,11 @@ class Timeline:
         self._sample(lane, record, now)
 
     def job_started(self, future: Future[Any]) -> None:
-        now, job = self._clock(), self._open[future]
-        assert future.slot is not None
-        job.runs.append((future.slot, now, math.inf, len(job.retries) + 1))
-        self._sample(future.lane, job.lane, now)
+        now, job, slot = self._clock(), self._open[future], future.slot
+        assert slot is not None
+        job.runs.append((slot, now, math.inf, len(job.retries) + 1))
+        if self._paused:  # or else a limit can wait until a job is submitted or ends
+            self._sample(future.lane, job.lane, now)
 
     job_resumed = job_started
 
@@ -82,18 +85,21 @@ class Timeline:
 
     def job_finished(self, future: Future[Any]) -> None:
         now, job = self._clock(), self._open.pop(future)
-        end_run(job, now)
-        job.name, job.ended, job.outcome = future.name, now, future.status.value
-        if (exception := future.error) is not None:
-            job.error = type(exception).__qualname__
+        if job.runs:
+            end_run(job, now)
+        job.name, job.ended = future.name, now
+        outcome = job.outcome = future.status.value
+        if outcome == "failed":
+            job.error = type(future.error).__qualname__
         self._dropped = self._dropped or len(self._ended) == self._ended.maxlen
         self._ended.append(job)
         self._sample(future.lane, job.lane, now)
 
     def _sample(self, lane: Lane, record: LaneRecord, now: float) -> None:
-        """Note what has changed in a lane and those around it since the last job event."""
+        """Note what has changed in a lane and those around it."""
         while True:
             if lane.slots != record.slots or lane.paused is not record.paused:
+                self._paused |= lane.paused
                 record.note(lane, now)
             if record.parent is None:
                 return
@@ -105,6 +111,7 @@ class Timeline:
         number = len(self._names) + 1 if parent is None else parent.executor
         if parent is None:
             self._names[number] = lane.name or ""
+        self._paused |= lane.paused
         return LaneRecord(lane, number, parent, self._clock(), self._ended.maxlen)
 
     def snapshot(self) -> Snapshot:
@@ -158,8 +165,9 @@ class Timeline:
 
 
 def end_run(job: Job, now: float) -> None:
-    if job.runs and job.runs[-1][2] == math.inf:
-        slot, begin, _, attempt = job.runs[-1]
+    """End the run that's under way, if one is."""
+    slot, begin, end, attempt = job.runs[-1]
+    if end == math.inf:
         job.runs[-1] = (slot, begin, now, attempt)
 
 
