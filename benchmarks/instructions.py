@@ -24,6 +24,7 @@ import programs as p
 from anyslots import Executor
 from anyslots._future import SUCCEEDED, Future
 from anyslots._future import make_future as new_future
+from anyslots.instruments import OpenTelemetry, Prometheus, Timeline
 
 FEW, MANY = 1_000, 6_000
 
@@ -59,6 +60,48 @@ PARTS: dict[str, p.Program] = {
 }
 
 
+class Silent:
+    """An instrument that does nothing: what the calls of instruments cost by themselves."""
+
+    def job_submitted(self, future: Future[Any]) -> None: ...
+
+    job_started = job_finished = job_submitted
+
+
+def with_instrument(job: Any, make: Callable[[], object]) -> p.Program:
+    async def program(jobs: int) -> None:
+        async with Executor(p.SLOTS, name="bench", instruments=[make()]) as executor:
+            for _ in range(jobs):
+                executor.submit(job)
+
+    return program
+
+
+def prometheus() -> object:
+    from prometheus_client import CollectorRegistry
+
+    return Prometheus(registry=CollectorRegistry())
+
+
+def opentelemetry() -> object:
+    """Spans are made and ended by the SDK, and go nowhere."""
+    from opentelemetry.sdk.trace import TracerProvider
+
+    return OpenTelemetry(tracer_provider=TracerProvider(shutdown_on_exit=False))
+
+
+def opentelemetry_metrics() -> object:
+    """Spans and metrics by the SDK; they are never read."""
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+    from opentelemetry.sdk.trace import TracerProvider
+
+    return OpenTelemetry(
+        tracer_provider=TracerProvider(shutdown_on_exit=False),
+        meter_provider=MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False),
+    )
+
+
 def rows(loop: str) -> dict[str, Callable[[int], Awaitable[object]]]:
     trio = loop == "trio"
     job = p.trio_job if trio else p.asyncio_job
@@ -70,6 +113,11 @@ def rows(loop: str) -> dict[str, Callable[[int], Awaitable[object]]]:
         "anyslots, gather": p.submit_and_gather(job),
         "anyslots, map to a list": p.map_to_list(job),
         "anyslots, await each": p.submit_and_await_each(job),
+        "with an instrument that does nothing": with_instrument(job, Silent),
+        "with Prometheus": with_instrument(job, prometheus),
+        "with OpenTelemetry": with_instrument(job, opentelemetry),
+        "with OpenTelemetry and its metrics": with_instrument(job, opentelemetry_metrics),
+        "with Timeline": with_instrument(job, Timeline),
         "unlimited tasks": p.trio_unlimited if trio else p.asyncio_unlimited,
         "semaphore or limiter, a task each": p.trio_limiter if trio else p.asyncio_semaphore_gather,
     } | ({} if trio else PARTS)
@@ -102,14 +150,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--loop", choices=["asyncio", "trio"], default="asyncio")
     parser.add_argument("--run", help="just run this program, without counting")
+    parser.add_argument("--rows", help="count only the rows whose names have this in them")
     parser.add_argument("--jobs", type=int, default=MANY)
     options = parser.parse_args()
     if options.run:
         anyio.run(run, options.run, options.loop, options.jobs, backend=options.loop)
         return
     for name in rows(options.loop):
+        if (options.rows or "") not in name:
+            continue
         few, many = (instructions(name, options.loop, jobs) for jobs in (FEW, MANY))
-        print(f"{name:34} {(many - few) // (MANY - FEW):8,}", flush=True)
+        print(f"{name:37} {(many - few) // (MANY - FEW):8,}", flush=True)
 
 
 if __name__ == "__main__":

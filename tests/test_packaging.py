@@ -64,7 +64,10 @@ def test_wheel_holds_the_package_and_nothing_else(built: Path) -> None:
     about = f"anyslots-{anyslots.__version__}.dist-info"
     described = {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE"}
     files = the_files(SOURCE)
-    assert {name for name in files if not name.endswith(".py")} == {"py.typed"}
+    assert {name for name in files if not name.endswith(".py")} == {
+        "py.typed",
+        "instruments/timeline.html",
+    }
     assert names == {f"anyslots/{name}" for name in files} | {f"{about}/{n}" for n in described}
 
 

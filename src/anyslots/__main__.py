@@ -5,6 +5,7 @@ What the demo does is in ``_demo``, which is imported, and httpx with it, only w
 
 from __future__ import annotations
 
+import os
 import sys
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Sequence
@@ -12,32 +13,37 @@ from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
+from . import __version__
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command, and return its exit status.
 
     0: all is well; 1: a download failed; 130: interrupted. Raises `SystemExit` after printing
-    help (0), and for bad arguments and missing packages (2).
+    help or the version (0), and for bad arguments, missing packages and files that can't be
+    written (2); nothing has run then.
     """
-    parser = Parser(prog="anyslots", description="Run async functions, so many at once.")
-    commands = parser.add_subparsers(dest="command", metavar="command")
-    about = "download pages, a few at once, and show what ran when in which slot"
-    demo = commands.add_parser("demo", help=about, description=about.capitalize())
-    option = demo.add_argument
-    option("--backend", choices=("asyncio", "trio"), default="asyncio", help="default: asyncio")
+    about = (
+        "Run async functions with a concurrency limit. The demo downloads pages, a few at once, "
+    )
+    about += "and shows what ran when in which slot."
+    parser = Parser(prog="anyslots", description=about)
+    option = parser.add_argument
+    option("command", nargs="?", choices=("demo",), default="demo", help="the default")
+    option("--version", action="version", version=f"%(prog)s {__version__}")
+    option("--backend", choices=tuple(BACKENDS), default="asyncio", help="default: asyncio")
     option("--slots", metavar="N", type=positive, default=4, help="downloads at once (4)")
     option("--jobs", metavar="N", type=positive, help="downloads (11, or the URLs in FILE)")
     option("--url-file", metavar="FILE", type=url_file, help="URLs to download, one a line")
-    option("--svg", metavar="FILE", help="save the picture of what ran in which slot when")
-    option("--trace", metavar="FILE", help="save it as a trace for Perfetto or chrome://tracing")
+    picture = "save what ran in which slot when, as "
+    option("--svg", metavar="FILE", type=writable, help=f"{picture}a picture")
+    option("--html", metavar="FILE", type=writable, help=f"{picture}a page to zoom into")
+    option("--trace", metavar="FILE", type=writable, help=f"{picture}a trace for Perfetto")
     try:
         args = parser.parse_args(argv)
-        if args.command is None:
-            parser.print_help()
-            return 0
-        demo.need("httpx", extra="demo")
-        demo.need("rich", extra="demo")
-        demo.need(args.backend, extra=args.backend)
+        parser.need("httpx", install="'anyslots[demo]'")
+        parser.need("rich", install="'anyslots[demo]'")
+        parser.need(args.backend, install=BACKENDS[args.backend])
         from ._demo import run
 
         return run(args)
@@ -46,18 +52,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+BACKENDS = {"asyncio": "", "uvloop": "uvloop", "trio": "'anyslots[trio]'"}
+"""What `pip` installs each with."""
+
+
 class Parser(ArgumentParser):
     """Reports each error in one line, without the usage around it."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}\n")
 
-    def need(self, module: str, *, extra: str) -> None:
+    def need(self, module: str, *, install: str) -> None:
         """Exit unless ``module`` can be imported."""
         try:
             import_module(module)
         except ImportError:
-            self.error(f"{module} is not installed: pip install 'anyslots[{extra}]'")
+            self.exit(2, f"{self.prog} demo: {module} is not installed: pip install {install}\n")
 
 
 def positive(text: str) -> int:
@@ -78,6 +88,22 @@ def url_file(path: str) -> list[str]:
     if not urls:
         raise ArgumentTypeError(f"{path!r} has no URL in it")
     return urls
+
+
+def writable(path: str) -> str:
+    """Check that a file can be written, and leave it as it is: the demo writes it at its end."""
+    try:
+        existed = os.path.lexists(path)
+        # What isn't a regular file may block, or show what's written to it.
+        if not existed or Path(path).is_file() or Path(path).is_dir():
+            with open(path, "ab"):
+                pass
+        if not existed:
+            Path(path).unlink()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ArgumentTypeError(f"cannot write {path!r}: {reason}") from None
+    return path
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The demo: downloads through a few slots. `download_all` shows how the library is used.
 
-The rest is what a demo needs besides: lines to print, and a web server that takes its time.
+The rest is what else a demo needs: lines to print, and a web server that takes its time.
 """
 
 from __future__ import annotations
@@ -8,20 +8,22 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from time import perf_counter, sleep
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import httpx
 from rich.console import Console
 
 from anyslots import Executor, Future
 from anyslots.instruments import Progress, Timeline
+
+T = TypeVar("T")
 
 
 class Options(Protocol):
@@ -32,6 +34,7 @@ class Options(Protocol):
     jobs: int | None
     url_file: list[str] | None
     svg: str | None
+    html: str | None
     trace: str | None
 
 
@@ -47,13 +50,7 @@ def run(options: Options) -> int:
         say(f"downloads: {len(chosen)}   slots: {options.slots}   backend: {options.backend}\n")
         instruments: list[object] = [timeline] if progress is None else [timeline, progress]
         main = partial(download_all, chosen, options, instruments)
-        if options.backend == "trio":
-            import trio
-
-            # Without this, Ctrl-C may strike in the middle of anything.
-            downloads = trio.run(main, restrict_keyboard_interrupt_to_checkpoints=True)
-        else:
-            downloads = asyncio.run(main())
+        downloads = run_on(options.backend, main)
     say("\nWhat ran in which slot when\n")
     if is_terminal:
         console.print(timeline)
@@ -61,7 +58,11 @@ def run(options: Options) -> int:
         for line in str(timeline).splitlines():
             say(line)
     errors = [f"{it.url} failed: {reason(e)}" for it in downloads if (e := it.future.exception())]
-    for path, save in ((options.svg, timeline.save_svg), (options.trace, timeline.save_trace)):
+    for path, save in (
+        (options.svg, timeline.save_svg),
+        (options.html, timeline.save_html),
+        (options.trace, timeline.save_trace),
+    ):
         try:
             if path is not None:
                 save(path)
@@ -72,6 +73,21 @@ def run(options: Options) -> int:
     return 1 if errors else 0
 
 
+def run_on(backend: str, main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run an async function on the event loop of that name."""
+    if backend == "trio":
+        import trio
+
+        # Without this, Ctrl-C may strike in the middle of anything.
+        return trio.run(main, restrict_keyboard_interrupt_to_checkpoints=True)
+    if backend == "uvloop":
+        import uvloop
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(main())
+    return asyncio.run(main())
+
+
 def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")
 
@@ -79,7 +95,7 @@ def reason(error: BaseException) -> str:
 async def download_all(
     urls: list[str], options: Options, instruments: list[object]
 ) -> list[Download]:
-    """Download everything, so many at once, and return once all have ended."""
+    """Download everything, a few at once, and return once all have ended."""
     # The executor limits the connections: httpx needn't.
     limits = httpx.Limits(max_connections=None)
     async with (
@@ -89,13 +105,13 @@ async def download_all(
         Executor(options.slots, name="downloads", instruments=instruments) as executor,
     ):
         # Where there are bars to watch, that's enough.
-        tell = say if len(instruments) == 1 else say_nothing
+        report = say if len(instruments) == 1 else say_nothing
         begin = perf_counter()
-        downloads = [Download(number, url, begin, tell) for number, url in enumerate(urls, 1)]
+        downloads = [Download(number, url, begin, report) for number, url in enumerate(urls, 1)]
         for download in downloads:
-            # A job is whatever returns an awaitable: a coroutine or, on asyncio, also a task.
+            # A job is whatever returns an awaitable: a coroutine or, under asyncio, also a task.
             job: Callable[[httpx.AsyncClient], Awaitable[int]] = download.fetch
-            if options.backend == "asyncio" and download.number % 2 == 0:
+            if options.backend != "trio" and download.number % 2 == 0:
                 job = download.fetch_in_task
             download.future = executor.submit(job, client)  # returns at once
             download.future.add_done_callback(download.finished)
@@ -116,7 +132,7 @@ class Download:
     async def fetch(self, client: httpx.AsyncClient) -> int:
         """Return the number of bytes."""
         self.started = perf_counter() - self.begin
-        self.tell(self.started, f"starts: {self.url}")
+        self.report(self.started, f"starts: {self.url}")
         response = await client.get(self.url)
         return len(response.raise_for_status().content)
 
@@ -127,16 +143,16 @@ class Download:
         ended = perf_counter() - self.begin
         if future.cancelled():  # by Ctrl-C
             return
-        error = future.exception()  # having looked at it, we won't get it from the executor
+        error = future.exception()  # now that it's retrieved, the executor won't raise it
         how = f"failed: {type(error).__name__}" if error else f"finished: {future.result()} bytes"
-        self.tell(ended, f"{how}, after {ended - self.started:.2f} s")
+        self.report(ended, f"{how}, after {ended - self.started:.2f} s")
 
-    def tell(self, at: float, what: str) -> None:
+    def report(self, at: float, what: str) -> None:
         self.say(f"{at:6.2f} s  slot {self.future.slot}  job {self.number:2} {what}")
 
 
 def say(line: str) -> None:
-    """Print a line now, whatever standard output can encode, and whether anybody still reads."""
+    """Print a line now, whatever standard output can encode, and whether or not it's still read."""
     encoding = getattr(sys.stdout, "encoding", None) or "ascii"
     try:
         print(line.encode(encoding, "backslashreplace").decode(encoding), flush=True)

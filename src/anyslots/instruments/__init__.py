@@ -1,7 +1,8 @@
-"""Instruments: they show, log and measure what an executor's jobs do.
+"""Instruments, which show, log and measure what an executor's jobs do.
 
-Each is an object for ``Executor(instruments=[...])``, and may serve several executors. What they
-need besides the standard library is imported with the one that needs it.
+Each is an object for ``Executor(instruments=[...])``, and may serve several executors. They use the
+public API alone, as any user's instrument can. A third-party package is imported with the
+instrument that needs it.
 
 ::
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ("Logging", "OpenTelemetry", "Progress", "Prometheus", "Timeline")
 
-# What each needs besides, and the extra that brings it.
+# The third-party package that each needs, and the extra that installs it.
 _NEEDS = {
     "OpenTelemetry": ("opentelemetry", "opentelemetry"),
     "Progress": ("rich", "progress"),

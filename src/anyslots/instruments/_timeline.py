@@ -5,125 +5,36 @@ from __future__ import annotations
 import math
 import os
 import time
-import weakref
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, final
+from typing import TYPE_CHECKING, Any, final
 
-from .._validation import check_count
-from .._handles import Future
-from ._reading import Clock, error, labels, outcome
+from .. import Future, Lane
+from ._reading import Clock, PerLane
+from ._record import Job, LaneRecord, Retry
+from ._snapshot import Snapshot
+from ._text import colored_lines, plain_lines
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
     from rich.text import Text
 
-PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c959f")
-"""For the lanes with the most jobs, and the last one for all others: told apart by any eye."""
-
-STROKES = {"failed": "x", "cancelled": "~"}
-
-
-class Job:
-    """What's known of one job; times are the clock's."""
-
-    __slots__ = ("ended", "error", "lane", "name", "number", "outcome", "pieces", "submitted")
-
-    def __init__(self, number: int, name: str, lane: tuple[int, str], submitted: float) -> None:
-        self.number = number
-        self.name = name
-        # The number of its executor, and the name of its lane.
-        self.lane = lane
-        self.submitted = submitted
-        # Slot, begin and end of each part of its run: more than one if it lent its slot.
-        self.pieces: list[tuple[int, float, float]] = []
-        self.ended = math.inf
-        self.outcome = ""
-        self.error = ""
-
-    @property
-    def left_queue(self) -> float:
-        return self.pieces[0][1] if self.pieces else self.ended
-
-
-class Piece(NamedTuple):
-    """A part of a job's run, in one slot without a break."""
-
-    begin: float
-    end: float
-    job: Job
-
-
-class Snapshot:
-    """The jobs of a timeline at some moment, arranged for drawing. Times count from its begin."""
-
-    def __init__(self, jobs: list[Job], names: dict[int, str], now: float, origin: float) -> None:
-        self.jobs, self.origin = jobs, origin
-        ends = [job.ended for job in jobs if job.ended < math.inf]
-        unfinished = len(ends) < len(jobs)
-        self.length = max(max([*ends, *[now] * unfinished], default=origin) - origin, 1e-9)
-        rows: dict[tuple[int, int], list[Piece]] = {}
-        for job in jobs:
-            for slot, begin, end in job.pieces:
-                piece = Piece(self.at(begin), self.at(end), job)
-                rows.setdefault((job.lane[0], slot), []).append(piece)
-        # What ran in each slot, in order.
-        self.rows = {row: sorted(rows[row], key=lambda piece: piece[:2]) for row in sorted(rows)}
-        several = len({executor for executor, _ in rows}) > 1
-        self.executors = {n: name or f"executor {n}" for n, name in names.items()}
-        prefix = {n: f"{name} " if several else "" for n, name in self.executors.items()}
-        self.labels = [f"{prefix[executor]}slot {slot}" for executor, slot in self.rows]
-        self.lanes = Counter(job.lane for job in jobs).most_common()
-        places = {lane: n for n, (lane, _) in enumerate(self.lanes)}
-        self.colours = {lane: min(n, len(PALETTE) - 1) for lane, n in places.items()}
-        self.lane_names = [prefix[n] + (name or "no lane") for (n, name), _ in self.lanes]
-        counted = f"{plural(len(self.rows), 'slot')}, {plural(len(jobs), 'job')}"
-        outcomes = Counter(job.outcome or "unfinished" for job in jobs).most_common()
-        told = ", ".join(f"{count:,} {what}" for what, count in outcomes)
-        self.title = f"{counted} in {seconds(self.length)}: {told}" if jobs else "no jobs"
-        self.queue = list(self._queue_lengths())
-        self.longest = max((count for _, count in self.queue), default=0)
-
-    def at(self, time: float) -> float:
-        return min(max(time - self.origin, 0.0), self.length)
-
-    def _queue_lengths(self) -> Iterator[tuple[float, int]]:
-        """How long the queue is from which time on."""
-        changes: Counter[float] = Counter()
-        for job in self.jobs:
-            changes[self.at(job.submitted)] += 1
-            if job.left_queue < math.inf:
-                changes[self.at(job.left_queue)] -= 1
-        count = 0
-        for when in sorted(changes):
-            count += changes[when]
-            yield when, count
-
-    def queue_in(self, columns: int) -> list[float]:
-        """How long the queue is on average in each column of a picture."""
-        lengths = [0.0] * columns
-        scale = columns / self.length
-        for (begin, count), (end, _) in pairwise([*self.queue, (self.length, 0)]):
-            first, last = int(begin * scale), min(int(end * scale), columns - 1)
-            for column in range(first, last + 1):
-                part = min(end * scale, column + 1) - max(begin * scale, column)
-                lengths[column] += count * part
-        return lengths
-
 
 @final
 class Timeline:
-    """Keeps which job ran in which slot when, and draws it.
+    """Keep which job ran in which slot when, and draw it.
 
     `print` draws a row for each slot in 80 columns of ASCII, and the length of the queue below;
-    rich, in colour, as wide as the terminal. `save_svg` and `save_trace` write files. A job that
-    lends its slot is shown where it really ran: in one slot until it lent it, and from when it went
-    on in whichever slot it was given then; lent time isn't shown as running.
+    rich, in color, as wide as the terminal. `save_svg`, `save_html` and `save_trace` write files. A
+    job that lends its slot is shown where it really ran: in one slot until it lent it, and from
+    when it went on in the slot that it was given then; lent time isn't shown as running. Each
+    attempt of a job with retries has a bar, and between attempts the job counts as queued.
+
+    Limits and pauses are read at job events, so they are as precise as the times of these.
 
     ``limit``: how many ended jobs are kept, the last ones; an int from 1, or `math.inf`, which
-    takes some 500 bytes a job. Raises `TypeError` or `ValueError` for anything else.
+    takes some 600 bytes a job. Raises `TypeError` or `ValueError` for anything else.
 
     ::
 
@@ -135,44 +46,78 @@ class Timeline:
     """
 
     def __init__(self, *, limit: float = math.inf, clock: Clock = time.perf_counter) -> None:
-        check_count("limit", limit, least=1)
+        most = check_limit(limit)
         self._clock = clock
-        self._ended: deque[Job] = deque(maxlen=None if limit == math.inf else int(limit))
+        self._ended: deque[Job] = deque(maxlen=most)
         self._open: dict[Future[Any], Job] = {}
         self._count = 0
         self._dropped = False
-        self._executors: weakref.WeakKeyDictionary[object, int] = weakref.WeakKeyDictionary()
+        self._lanes = PerLane(self._make_record)
+        # Whether a pause was ever seen.
+        self._paused = False
+        # Of executors, by number.
         self._names: dict[int, str] = {}
 
     def job_submitted(self, future: Future[Any]) -> None:
+        now, lane = self._clock(), future.lane
+        record = self._lanes[lane]
         self._count += 1
-        executor, lane = labels(future)
-        number = self._executors.setdefault(future.lane.executor, len(self._names) + 1)
-        self._names[number] = executor
-        self._open[future] = Job(self._count, future.name, (number, lane), self._clock())
+        self._open[future] = Job(self._count, record, now)
+        self._sample(lane, record, now)
 
     def job_started(self, future: Future[Any]) -> None:
-        assert future.slot is not None
-        self._open[future].pieces.append((future.slot, self._clock(), math.inf))
+        now, job, slot = self._clock(), self._open[future], future.slot
+        assert slot is not None
+        job.runs.append((slot, now, math.inf, len(job.retries) + 1))
+        if self._paused:  # or else a limit can wait until a job is submitted or ends
+            self._sample(future.lane, job.lane, now)
 
     job_resumed = job_started
 
     def job_lent(self, future: Future[Any]) -> None:
-        pieces = self._open[future].pieces
-        pieces[-1] = (*pieces[-1][:2], self._clock())
+        end_run(self._open[future], self._clock())
+
+    def job_retried(self, future: Future[Any], exception: BaseException, delay: float) -> None:
+        now, job = self._clock(), self._open[future]
+        end_run(job, now)
+        job.retries += (Retry(now, delay, type(exception).__qualname__),)
+        self._sample(future.lane, job.lane, now)
 
     def job_finished(self, future: Future[Any]) -> None:
-        if self._open[future].pieces:
-            self.job_lent(future)
-        job = self._open.pop(future)
-        job.ended, job.outcome = self._clock(), outcome(future)
-        if (exception := error(future)) is not None:
-            job.error = type(exception).__qualname__
+        now, job = self._clock(), self._open.pop(future)
+        if job.runs:
+            end_run(job, now)
+        job.name, job.ended = future.name, now
+        outcome = job.outcome = future.status.value
+        if outcome == "failed":
+            job.error = type(future.error).__qualname__
         self._dropped = self._dropped or len(self._ended) == self._ended.maxlen
         self._ended.append(job)
+        self._sample(future.lane, job.lane, now)
 
-    def _snapshot(self) -> Snapshot:
-        """Everything that's kept, as it is now."""
+    def _sample(self, lane: Lane, record: LaneRecord, now: float) -> None:
+        """Note what has changed in a lane and those around it."""
+        while True:
+            if lane.slots != record.slots or lane.paused is not record.paused:
+                self._paused |= lane.paused
+                record.note(lane, now)
+            if record.parent is None:
+                return
+            assert lane.parent is not None
+            lane, record = lane.parent, record.parent
+
+    def _make_record(self, lane: Lane) -> LaneRecord:
+        parent = None if lane.parent is None else self._lanes[lane.parent]
+        number = len(self._names) + 1 if parent is None else parent.executor
+        if parent is None:
+            self._names[number] = lane.name or ""
+        self._paused |= lane.paused
+        return LaneRecord(lane, number, parent, self._clock(), self._ended.maxlen)
+
+    def snapshot(self) -> Snapshot:
+        """Return everything that's kept, as it is now."""
+        for future, job in self._open.items():
+            job.name = future.name
         jobs = sorted([*self._ended, *self._open.values()], key=lambda job: job.number)
         # The waits of those that are left may go back far before what is left of the runs.
         times = [job.left_queue if self._dropped else job.submitted for job in jobs]
@@ -183,12 +128,24 @@ class Timeline:
         """Write a picture: a row of bars for each slot, the queue's length below.
 
         It's complete in itself, light or dark as its reader likes. Pointing at a bar shows the
-        job's name, lane, wait and run. Bars too narrow to see are drawn as one. Raises `OSError` if
+        job's name, lane, wait and run; pointing at an idle slot's hatching, what held back the jobs
+        that were queued then, where that's known. Bars too narrow to see are drawn as one. If
+        ``slots`` of an executor or a lane changed, there's a line of that, too. Raises `OSError` if
         the file can't be written.
         """
         from ._svg import draw
 
-        Path(path).write_text(draw(self._snapshot()), encoding="utf-8")
+        Path(path).write_text(draw(self.snapshot()), encoding="utf-8")
+
+    def save_html(self, path: str | os.PathLike[str]) -> None:
+        """Write a page with the same picture, to zoom into.
+
+        It's complete in itself: one file, that loads nothing. Raises `OSError` if the file can't be
+        written.
+        """
+        from ._html import page
+
+        Path(path).write_text(page(self.snapshot()), encoding="utf-8")
 
     def save_trace(self, path: str | os.PathLike[str]) -> None:
         """Write a trace for Perfetto or ``chrome://tracing``: Chrome's trace-event JSON.
@@ -198,83 +155,28 @@ class Timeline:
         """
         from ._trace import events
 
-        Path(path).write_text(events(self._snapshot()), encoding="utf-8")
+        Path(path).write_text(events(self.snapshot()), encoding="utf-8")
 
     def __str__(self) -> str:
-        picture = self._snapshot()
-        lines = [
-            label + "".join(c for c, _ in cells) for label, cells in rows(picture, 80, ".:-=#")
-        ]
-        return "\n".join(line.rstrip() for line in [*lines, *legend(picture)])
+        return "\n".join(plain_lines(self.snapshot()))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
-        from rich.text import Text
-
-        picture = self._snapshot()
-        ramp = ".:-=#" if options.ascii_only else "▁▂▃▄▅▆▇█"
-        coloured = console.color_system is not None and not console.no_color
-        plain = {} if not coloured or options.ascii_only else str.maketrans("[=]", "  ▕")
-        for label, cells in rows(picture, options.max_width, ramp):
-            line = Text(label, "bold", no_wrap=True)
-            for char, job in cells:
-                if job is None:
-                    line.append(char)
-                else:
-                    line.append(char.translate(plain), paint(picture.colours[job.lane]))
-            yield line
-        for words in legend(picture):
-            yield Text(words)
-        if len(picture.lanes) > 1:
-            keys = enumerate(picture.lane_names[: len(PALETTE) - 1])
-            yield Text("  ").join(Text.assemble(("  ", paint(n)), f" {name}") for n, name in keys)
+        return colored_lines(self.snapshot(), console, options)
 
 
-def rows(
-    picture: Snapshot, width: int, ramp: str
-) -> Iterator[tuple[str, list[tuple[str, Job | None]]]]:
-    """The lines of a drawing: a label, and for each column a character and whose it is."""
-    margin = max(map(len, [*picture.labels, "queue"])) + 2
-    columns = max(width - margin, 10)
-    scale = columns / picture.length
-    for label, pieces in zip(picture.labels, picture.rows.values(), strict=True):
-        cells: list[tuple[str, Job | None]] = [(" ", None)] * columns
-        for begin, end, job in pieces:
-            start = min(int(begin * scale), columns - 1)
-            size = max(int(end * scale) - start, 1)
-            stroke = STROKES.get(job.outcome, "=")
-            # At least one stroke besides the number, unless nothing is said by it.
-            bar = f"[{str(job.number) + stroke * (stroke != '=')}".ljust(size - 1, stroke) + "]"
-            for place, char in enumerate(bar if len(bar) == size else stroke * size, start):
-                # What failed isn't hidden by what follows it in the same column.
-                if cells[place][0] not in STROKES.values() or size > 1:
-                    cells[place] = (char, job)
-        yield label.ljust(margin), cells
-    lengths = picture.queue_in(columns)
-    most = max(*lengths, 1.0)
-    steps = (max(round(n / most * len(ramp)), n > 0.05) for n in lengths)
-    yield "queue".ljust(margin), [((" " + ramp)[step], None) for step in steps]
-    axis = "0" + seconds(picture.length).rjust(columns - 1)
-    yield " " * margin, [(char, None) for char in axis]
+def end_run(job: Job, now: float) -> None:
+    """End the run that's under way, if one is."""
+    slot, begin, end, attempt = job.runs[-1]
+    if end == math.inf:
+        job.runs[-1] = (slot, begin, now, attempt)
 
 
-def paint(colour: int) -> str:
-    """A bar's colours in a terminal."""
-    return f"{'#ffffff' if colour == 0 else '#000000'} on {PALETTE[colour]}"
-
-
-def legend(picture: Snapshot) -> list[str]:
-    marks = [f"{stroke}: {what}" for what, stroke in STROKES.items() if f" {what}" in picture.title]
-    return [picture.title, "; ".join([*marks, f"longest queue: {plural(picture.longest, 'job')}"])]
-
-
-def plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" + "s" * (count != 1)
-
-
-def seconds(time: float) -> str:
-    """A duration to read: three digits and a unit."""
-    if time < 1:
-        return f"{time * 1000:.3g} ms"
-    if time < 600:
-        return f"{time:.3g} s"
-    return f"{time / 60:.0f} min" if time < 36_000 else f"{time / 3600:.3g} h"
+def check_limit(limit: object) -> int | None:
+    """Return how many jobs are kept, or None for all."""
+    if isinstance(limit, bool) or not isinstance(limit, int | float):
+        raise TypeError(f"limit must be an int from 1 or math.inf, not {limit!r}")
+    if limit == math.inf:
+        return None
+    if isinstance(limit, float) or limit < 1:
+        raise ValueError(f"limit must be an int from 1 or math.inf, not {limit!r}")
+    return limit

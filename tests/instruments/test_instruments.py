@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import logging
+import os
 import re
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -22,11 +25,12 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from played import Play, PlayedLane
 from rich.console import Console
 from virtual_time import VIRTUAL_BACKENDS, run_in_virtual_time
 
 from anyslots import Executor, instruments
-from anyslots.instruments import Logging, OpenTelemetry, Progress, Prometheus
+from anyslots.instruments import Logging, OpenTelemetry, Progress, Prometheus, Timeline
 
 in_virtual_time = pytest.mark.parametrize("backend", VIRTUAL_BACKENDS)
 
@@ -93,7 +97,7 @@ def lines() -> Any:
 def test_logging_logs_a_line_for_each_job(backend: str, lines: list[str]) -> None:
     """It says what became of the job, where, and how long it waited and ran; its level, how bad."""
     run_in_virtual_time(backend, all_outcomes, Logging(clock=anyio.current_time))
-    ours = [line for line in lines if "nobody looked" not in line]
+    ours = [line for line in lines if not line.startswith("ERROR")]
     late = "job sleep was queued for 1 seconds"
     name = "all_outcomes.<locals>.nest"
     assert ours == [
@@ -109,7 +113,7 @@ def test_logging_logs_a_line_for_each_job(backend: str, lines: list[str]) -> Non
 
 
 @in_virtual_time
-def test_logging_is_quiet_where_nobody_listens(backend: str, lines: list[str]) -> None:
+def test_logging_is_quiet_below_the_loggers_level(backend: str, lines: list[str]) -> None:
     """What the logger's level leaves out isn't made."""
     logger = logging.getLogger("anyslots.tests")
     logger.setLevel(logging.WARNING)
@@ -119,7 +123,7 @@ def test_logging_is_quiet_where_nobody_listens(backend: str, lines: list[str]) -
 
 @pytest.mark.anyio
 async def test_a_logged_failure_is_still_raised(anyio_backend, lines: list[str]) -> None:
-    """That an instrument has read a job's error doesn't count as somebody's having looked."""
+    """An instrument that reads a job's error doesn't retrieve it."""
     with pytest.raises(ExceptionGroup):
         async with Executor(1, instruments=[Logging()]) as executor:
             executor.submit(fail)
@@ -148,24 +152,24 @@ def test_progress_prints_plain_lines_where_there_is_no_terminal(backend: str) ->
     assert progress_of(backend).splitlines() == [
         "crawler: 1/1 done, 0 running, 0.5/s",
         "crawler / api: 1/3 done, 0 running, 1 failed, 1.0/s",
-        "crawler: 2/3 done, 1 running, 1 cancelled, 0.6/s",
-        "crawler: 4/4 done, 0 running, 2 cancelled, 0.9/s",
+        "crawler: 1/3 done, 1 running, 1 cancelled, 0.5/s",
+        "crawler: 2/4 done, 0 running, 2 cancelled, 0.4/s",
         "crawler / api: 3/3 done, 0 running, 2 failed, 1.2/s",
-        "crawler: 4/4 done, 0 running, 2 cancelled, 0.9/s",
+        "crawler: 2/4 done, 0 running, 2 cancelled, 0.4/s",
         "crawler / api: 3/3 done, 0 running, 2 failed, 1.2/s",
     ]
 
 
 @in_virtual_time
 def test_progress_draws_a_bar_for_each_lane_in_a_terminal(backend: str) -> None:
-    """The bars say how many of all have ended, how many run and have failed, and the rate."""
+    """The bars say how many of all are done, how many run and have failed, and the rate."""
     drawn = progress_of(backend, force_terminal=True, legacy_windows=False, no_color=True)
     crawler, api = re.sub(r"\x1b\[[\d;?]*\w", "", drawn).replace("\r", "\n").splitlines()[-2:]
-    assert re.search(r"crawler  .*━.* 4/4 +0 running +0\.9/s +2 cancelled", crawler)
+    assert re.search(r"crawler  .*━.* 2/4 +0 running +0\.4/s +2 cancelled", crawler)
     assert re.search(r"crawler / api .*━.* 3/3 +0 running +1\.2/s +2 failed", api)
 
 
-def test_progress_can_be_part_of_a_display_of_ones_own() -> None:
+def test_progress_can_be_part_of_another_display() -> None:
     """Printed like anything that rich draws, it's the bars as they are now."""
 
     async def main() -> None:
@@ -252,6 +256,73 @@ def test_progress_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> 
     output, errors = capsys.readouterr()
     assert output == ""
     assert errors.startswith("jobs: 1/1 done")
+
+
+@in_virtual_time
+def test_progress_counts_up_to_a_total(backend: str) -> None:
+    """With one bar it's that bar's total; more jobs than expected are shown, too."""
+    out = io.StringIO()
+
+    async def main() -> None:
+        console = Console(file=out)
+        with Progress(5, console=console, interval=1, clock=anyio.current_time) as progress:
+            async with Executor(1, name="crawler", instruments=[progress]) as executor:
+                await executor.submit(sleep, 1)
+                progress.total = 1
+                await executor.submit(sleep, 1)
+
+    run_in_virtual_time(backend, main)
+    assert out.getvalue().splitlines() == [
+        "crawler: 1/5 done, 0 running, 1.0/s",
+        "crawler: 2/2 done, 0 running, 1.0/s",
+        "crawler: 2/2 done, 0 running, 1.0/s",
+    ]
+
+
+@in_virtual_time
+def test_progress_has_a_bar_for_the_total_of_several_lanes(backend: str) -> None:
+    """It comes first, and counts what all lanes have done."""
+    out = io.StringIO()
+
+    async def main() -> None:
+        progress = Progress(total=40, console=Console(file=out), clock=anyio.current_time)
+        with progress:
+            await all_outcomes(progress)
+
+    run_in_virtual_time(backend, main)
+    assert out.getvalue().splitlines() == [
+        "all lanes: 5/40 done, 0 running, 2 failed, 2 cancelled, 1.1/s",
+        "crawler: 2/4 done, 0 running, 2 cancelled, 0.4/s",
+        "crawler / api: 3/3 done, 0 running, 2 failed, 1.2/s",
+    ]
+
+
+def test_progress_shows_cancelled_jobs_as_not_done() -> None:
+    """After Ctrl-C, 10 of 40 downloads are 10 of 40, and the bar isn't full."""
+    console = Console(file=io.StringIO(), width=100)
+
+    async def main() -> None:
+        progress = Progress(clock=anyio.current_time)
+        async with Executor(1, name="downloads", instruments=[progress]) as executor:
+            for _ in range(40):
+                executor.submit(sleep, 1)
+            await anyio.sleep(10.5)
+            executor.cancel()
+        console.print(progress)
+
+    run_in_virtual_time("asyncio", main)
+    assert re.search(r"downloads .* 10/40 0 running .* 30 cancelled", console.file.getvalue())
+
+
+@pytest.mark.parametrize("total", [-1, 2.5, "3", True])
+def test_a_total_is_a_number_of_jobs(total: Any) -> None:
+    """Anything but None and an int from 0 is refused by name, and changes nothing."""
+    progress = Progress(7)
+    with pytest.raises((TypeError, ValueError), match="total must be None or an int from 0"):
+        progress.total = total
+    assert progress.total == 7
+    with pytest.raises((TypeError, ValueError), match="total must be None or an int from 0"):
+        Progress(total=total)
 
 
 # OpenTelemetry.
@@ -359,7 +430,7 @@ async def test_opentelemetry_keeps_the_thread_of_spans(anyio_backend) -> None:
     async with Executor(math_inf, instruments=[telemetry.instrument]) as executor:
         with tracer.start_as_current_span("submitter"):
             submitted = executor.submit(outer)
-        with tracer.start_as_current_span("somebody else"):
+        with tracer.start_as_current_span("another"):
             await submitted
         assert trace.get_current_span() is trace.INVALID_SPAN
     by_id = {span.context.span_id: span.name for span in telemetry.spans if span.context}
@@ -374,16 +445,75 @@ async def test_opentelemetry_keeps_the_thread_of_spans(anyio_backend) -> None:
         "outside": "outer",
         "inner": "outside",
         "inside": "inner",
-        "somebody else": None,
+        "another": None,
     }
 
 
 math_inf = float("inf")
 
 
+def test_a_span_is_current_only_until_its_job_ends() -> None:
+    """If the job's context goes on after the job, as that of a block does, its span doesn't."""
+    telemetry = Telemetry(lambda: 0.0)
+    tracer = telemetry.tracers.get_tracer("tests")
+    play = Play()
+    play.instruments = [telemetry.instrument]
+    with tracer.start_as_current_span("outside"):
+        before = trace.get_current_span()
+        future = play.submit(PlayedLane(name="crawler"), "block")
+        play.start(future)
+        assert trace.get_current_span() is not before
+        play.finish(future)
+        assert trace.get_current_span() is before
+
+
+def test_opentelemetry_measures_the_limits_of_lanes() -> None:
+    """A lane's slots, and the executor's, each time they have changed."""
+    telemetry = Telemetry(lambda: 0.0)
+    play = Play()
+    play.instruments = [telemetry.instrument]
+    executor = PlayedLane(name="crawler", slots=8)
+    lane = PlayedLane(executor, "api", slots=2)
+    for slots in (2, 4):
+        lane.slots = slots
+        future = play.submit(lane)
+        play.start(future)
+        play.finish(future)
+        assert telemetry.points("executor.lane.slot.max") == [("api", "", slots)]
+    assert telemetry.points("executor.slot.max") == [(None, "", 8)]
+    executor.slots, lane.slots = math_inf, 4
+    play.start(play.submit(lane))
+    lane.slots = math_inf
+    play.start(play.submit(lane))
+    assert telemetry.points("executor.lane.slot.max") == [("api", "", 4)]
+    assert telemetry.points("executor.slot.max") == [(None, "", 8)]
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+    __repr__ = __str__
+
+
+def test_errors_without_words_are_recorded(lines: list[str]) -> None:
+    """An exception that can't be turned into a string takes no instrument out of service."""
+    telemetry = Telemetry(lambda: 0.0)
+    play = Play()
+    play.instruments = [telemetry.instrument, Logging(clock=play.clock)]
+    future = play.submit(PlayedLane(name="crawler"))
+    play.start(future)
+    play.finish(future, "failed", Unspeakable())
+    [span] = telemetry.spans
+    assert span.status.description == "Unspeakable"
+    [event] = span.events
+    assert (event.attributes or {})["exception.type"] == "Unspeakable"
+    assert lines[0].endswith(": Unspeakable without a repr")
+
+
 @pytest.mark.anyio
 async def test_opentelemetry_knows_the_submitter_of_a_job_let_in_later(anyio_backend) -> None:
-    """Whoever waits in `enqueue` is the parent, whatever let the job in; cancelled at once, too."""
+    """The span of the waiter in `enqueue` is the parent, whatever admitted the job."""
     telemetry = Telemetry(anyio.current_time)
     tracer = telemetry.tracers.get_tracer("tests")
 
@@ -441,6 +571,43 @@ def test_prometheus_measures(backend: str) -> None:
     assert value("anyslots_slots_limit", "api") == math_inf
 
 
+def test_prometheus_serves_several_processes(tmp_path: Path) -> None:
+    """In the client's multiprocess mode, all metrics are in the files that it collects."""
+    code = """
+import anyio, prometheus_client.multiprocess as multiprocess
+from prometheus_client import CollectorRegistry
+from anyslots import Executor
+from anyslots.instruments import Prometheus
+
+def queued_and_running():
+    registry = CollectorRegistry()
+    multiprocess.MultiProcessCollector(registry)
+    names = ("anyslots_jobs_queued", "anyslots_jobs_running", "anyslots_jobs_total")
+    return [(s.name, s.value) for m in registry.collect() for s in m.samples if s.name in names]
+
+async def main():
+    instruments = [Prometheus(registry=CollectorRegistry())]
+    async with Executor(1, instruments=instruments) as executor:
+        for _ in range(3):
+            executor.submit(anyio.sleep_forever)
+        await anyio.sleep(0.01)
+        print(sorted(queued_and_running()))
+        executor.cancel()
+    print(sorted(queued_and_running()))
+
+anyio.run(main)
+"""
+    environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == [
+        "[('anyslots_jobs_queued', 2.0), ('anyslots_jobs_running', 1.0)]",
+        "[('anyslots_jobs_queued', 0.0), ('anyslots_jobs_running', 0.0), "
+        "('anyslots_jobs_total', 3.0)]",
+    ]
+
+
 @pytest.mark.anyio
 async def test_prometheus_is_scraped_over_http(anyio_backend) -> None:
     """What runs, waits and is lent at the moment can be fetched, in Prometheus' own format."""
@@ -477,6 +644,27 @@ async def test_prometheus_is_scraped_over_http(anyio_backend) -> None:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@pytest.mark.anyio
+async def test_what_was_kept_of_a_dropped_lane_is_forgotten(anyio_backend) -> None:
+    """An executor may have lanes that come and go: no instrument keeps them."""
+    telemetry = Telemetry(anyio.current_time)
+    progress = Progress()
+    prometheus = Prometheus(registry=prometheus_client.CollectorRegistry())
+    timeline = Timeline(limit=1)
+    instruments = [progress, prometheus, telemetry.instrument, timeline]
+    async with Executor(1, instruments=instruments) as executor:
+        for _ in range(50):
+            await executor.lane().submit(checkpoint)
+        gc.collect()
+        kept = (
+            progress._counts_of,
+            prometheus._series,
+            telemetry.instrument._lanes,
+            timeline._lanes,
+        )
+        assert max(len(lanes) for lanes in kept) <= 3
 
 
 def test_a_registry_takes_one_prometheus() -> None:

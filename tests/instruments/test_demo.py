@@ -21,13 +21,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from runners import HAS_UVLOOP
 
+import anyslots
 from anyslots import _demo
 from anyslots.__main__ import main
 
 pytestmark = pytest.mark.real_time
 
-both_backends = pytest.mark.parametrize("demo_backend", ["asyncio", "trio"])
+BACKENDS = ["asyncio", *["uvloop"] * HAS_UVLOOP, "trio"]
+all_backends = pytest.mark.parametrize("demo_backend", BACKENDS)
 posix = pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
 
 EVENT = re.compile(r" *(\d+\.\d\d) s  slot (\d+)  job +(\d+) (starts|finished|failed): (.*)")
@@ -71,7 +74,7 @@ def site() -> Iterator[Site]:
 
 @pytest.fixture
 def unreachable() -> Iterator[str]:
-    """A URL whose port is taken, so that nobody else gets it, and where nobody listens."""
+    """A URL whose port is taken, so that no other program gets it, and where nothing listens."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{taken.getsockname()[1]}/"
@@ -127,7 +130,7 @@ def check_slots(output: str, slots: int) -> None:
 # A run of the demo.
 
 
-@both_backends
+@all_backends
 def test_eleven_downloads_go_through_four_slots(demo_backend: str) -> None:
     """Without options, 11 jobs start and finish in 4 slots, and a chart says when and where."""
     result = run(command("--backend", demo_backend))
@@ -161,11 +164,11 @@ def check_chart(output: str) -> None:
     assert any(line.startswith("queue ") for line in lines)
 
 
-@both_backends
+@all_backends
 def test_half_of_the_jobs_make_a_task_where_there_are_tasks(
     demo_backend: str, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On asyncio every other job is a function that creates a task; on trio there is none."""
+    """Under asyncio every other job is a function that creates a task; on trio there is none."""
     tasks = {}
     fetch_in_task = _demo.Download.fetch_in_task
 
@@ -176,7 +179,7 @@ def test_half_of_the_jobs_make_a_task_where_there_are_tasks(
     monkeypatch.setattr(_demo.Download, "fetch_in_task", noting)
     path = url_file(tmp_path, *[f"{site.address}/{n}" for n in range(5)])
     assert main(["demo", "--backend", demo_backend, "--url-file", path]) == 0
-    assert list(tasks) == ([2, 4] if demo_backend == "asyncio" else [])
+    assert list(tasks) == ([] if demo_backend == "trio" else [2, 4])
     assert all(isinstance(task, asyncio.Task) for task in tasks.values())
 
 
@@ -207,7 +210,7 @@ def test_the_demos_own_pages_need_no_proxy(
 # URLs of the user's own.
 
 
-@both_backends
+@all_backends
 def test_a_failed_download_leaves_the_others_unharmed(
     demo_backend: str, site: Site, unreachable: str, tmp_path: Path
 ) -> None:
@@ -256,25 +259,71 @@ def test_jobs_limits_the_urls_of_a_file(
     assert errors == ""
 
 
-def test_the_picture_and_the_trace_are_saved(site: Site, tmp_path: Path) -> None:
-    """`--svg` and `--trace` write what ran when; a file that can't be written gives status 1."""
+def test_pictures_and_the_trace_are_saved(site: Site, tmp_path: Path) -> None:
+    """`--svg`, `--html` and `--trace` write what ran when."""
     path = url_file(tmp_path, f"{site.address}/1", f"{site.address}/2")
-    svg, trace = tmp_path / "slots.svg", tmp_path / "slots.json"
-    args = ["demo", "--slots", "1", "--url-file", path]
-    assert main([*args, "--svg", str(svg), "--trace", str(trace)]) == 0
-    assert "2 Download.fetch_in_task: succeeded" in svg.read_text(encoding="utf-8")
-    runs = [event for event in json.loads(trace.read_text())["traceEvents"] if event["ph"] == "X"]
+    files = {kind: tmp_path / f"slots.{kind}" for kind in ("svg", "html", "trace")}
+    args = [word for kind, file in files.items() for word in (f"--{kind}", str(file))]
+    assert main(["demo", "--slots", "1", "--url-file", path, *args]) == 0
+    for kind in ("svg", "html"):
+        assert "2 Download.fetch_in_task: succeeded" in files[kind].read_text(encoding="utf-8")
+    trace = json.loads(files["trace"].read_text())
+    runs = [event for event in trace["traceEvents"] if event["ph"] == "X"]
     assert [event["args"]["job"] for event in runs] == [1, 2]
 
 
-def test_a_picture_that_cannot_be_saved_is_reported(
-    site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("option", ["--svg", "--html", "--trace"])
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("no-such-folder/file", "No such file or directory"),
+        (".", "Is a directory"),
+        ("a\0b", "embedded null (byte|character)"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_refused(
+    option: str, place: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Status 1 and one line, once the downloads have ended."""
+    """Status 2 and one line, before anything runs."""
+    path = str(tmp_path / place)
+    with pytest.raises(SystemExit) as exit_info:
+        main([option, path])
+    assert exit_info.value.code == 2
+    output, errors = capsys.readouterr()
+    assert output == ""
+    message = f"anyslots: argument {option}: cannot write {path!r}: "
+    assert re.fullmatch(f"{re.escape(message)}{reason}\n", errors)
+
+
+def test_checking_a_file_leaves_it_as_it_is(tmp_path: Path) -> None:
+    """What was there stays until the demo has run, and nothing is there that wasn't."""
+    old, new = tmp_path / "old.svg", tmp_path / "new.svg"
+    old.write_text("as it was")
+    with pytest.raises(SystemExit):
+        main(["--svg", str(old), "--html", str(new), "--slots", "0"])
+    assert old.read_text() == "as it was"
+    assert not new.exists()
+
+
+@posix
+def test_a_device_can_be_written_to(site: Site, tmp_path: Path) -> None:
+    """What isn't a regular file isn't opened beforehand."""
     path = url_file(tmp_path, site.address)
-    missing = str(tmp_path / "no-such-folder" / "slots.svg")
-    assert main(["demo", "--url-file", path, "--svg", missing]) == 1
-    message = f"anyslots demo: cannot write {missing!r}: No such file or directory\n"
+    assert main(["--url-file", path, "--svg", os.devnull]) == 0
+
+
+def test_a_file_that_cannot_be_saved_is_reported(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Status 1 and one line, if it can no longer be written once the downloads have ended."""
+
+    def full(timeline: object, path: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(_demo.Timeline, "save_svg", full)
+    path, picture = url_file(tmp_path, site.address), str(tmp_path / "slots.svg")
+    assert main(["--url-file", path, "--svg", picture]) == 1
+    message = f"anyslots demo: cannot write {picture!r}: No space left on device\n"
     assert capsys.readouterr().err == message
 
 
@@ -282,8 +331,8 @@ def test_a_picture_that_cannot_be_saved_is_reported(
 
 
 @posix
-@both_backends
-def test_a_terminal_shows_live_bars_and_a_timeline_in_colour(demo_backend: str) -> None:
+@all_backends
+def test_a_terminal_shows_live_bars_and_a_timeline_in_color(demo_backend: str) -> None:
     """In a terminal, bars grow while it runs; the picture at its end is as wide as the terminal."""
     import pty
 
@@ -384,18 +433,23 @@ def test_an_unknown_command_is_reported_in_one_line(capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize(
-    ("module", "args", "extra"),
-    [("httpx", [], "demo"), ("rich", [], "demo"), ("trio", ["--backend", "trio"], "trio")],
+    ("module", "args", "install"),
+    [
+        ("httpx", [], "'anyslots[demo]'"),
+        ("rich", [], "'anyslots[demo]'"),
+        ("trio", ["--backend", "trio"], "'anyslots[trio]'"),
+        ("uvloop", ["--backend", "uvloop"], "uvloop"),
+    ],
 )
-def test_a_missing_package_is_reported_with_its_extra(
+def test_a_missing_package_is_reported(
     module: str,
     args: list[str],
-    extra: str,
+    install: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Status 2, and one line that says how to install what is missing; so in any process."""
-    message = f"anyslots demo: {module} is not installed: pip install 'anyslots[{extra}]'\n"
+    message = f"anyslots demo: {module} is not installed: pip install {install}\n"
     result = run(without(module, *args))
     assert (result.returncode, result.stdout, result.stderr) == (2, "", message)
     monkeypatch.setitem(sys.modules, module, None)
@@ -433,7 +487,7 @@ def heeded() -> Iterator[None]:
 
 
 @posix
-@both_backends
+@all_backends
 @pytest.mark.usefixtures("heeded")
 def test_ctrl_c_ends_the_demo_quickly_with_one_line(demo_backend: str) -> None:
     """Status 130 and one line; what has run until then was shown as it happened."""
@@ -455,7 +509,7 @@ def test_ctrl_c_ends_the_demo_quickly_with_one_line(demo_backend: str) -> None:
 
 
 @posix
-@both_backends
+@all_backends
 @pytest.mark.usefixtures("heeded")
 def test_ctrl_c_cancels_what_runs_and_what_is_queued(
     demo_backend: str, site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -476,18 +530,34 @@ def test_ctrl_c_cancels_what_runs_and_what_is_queued(
 # The command itself.
 
 
-def test_no_command_prints_help(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_no_command_runs_the_demo(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`python -m anyslots` says what it can do, and exits with 0."""
-    monkeypatch.setattr(sys, "argv", ["anyslots"])
+    """`python -m anyslots` does what `anyslots demo` does."""
+    path = url_file(tmp_path, site.address)
+    monkeypatch.setattr(sys, "argv", ["anyslots", "--url-file", path])
     monkeypatch.delitem(sys.modules, "anyslots.__main__")
     with pytest.raises(SystemExit) as exit_info:
         runpy.run_module("anyslots", run_name="__main__")
     assert exit_info.value.code == 0
     output, errors = capsys.readouterr()
-    assert output.startswith("usage: anyslots")
-    assert "demo" in output
+    assert jobs_that("finished", output) == [1]
+    assert errors == ""
+
+
+@pytest.mark.parametrize(
+    ("option", "start"),
+    [("--version", f"anyslots {anyslots.__version__}\n"), ("--help", "usage: anyslots")],
+)
+def test_version_and_help_are_printed(
+    option: str, start: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Status 0, and nothing runs."""
+    with pytest.raises(SystemExit) as exit_info:
+        main([option])
+    assert exit_info.value.code == 0
+    output, errors = capsys.readouterr()
+    assert output.startswith(start)
     assert errors == ""
 
 

@@ -22,7 +22,8 @@ from virtual_time import VIRTUAL_BACKENDS, run_in_virtual_time
 
 from anyslots import Executor
 from anyslots.instruments import Timeline
-from anyslots.instruments._timeline import PALETTE
+from anyslots.instruments._snapshot import PALETTE
+from anyslots.instruments._svg import WIDTH
 
 in_virtual_time = pytest.mark.parametrize("backend", VIRTUAL_BACKENDS)
 
@@ -94,7 +95,7 @@ def test_a_timeline_is_printed_as_rows_of_slots(backend: str) -> None:
 
 
 def test_a_timeline_of_many_jobs_keeps_to_its_width() -> None:
-    """However short the jobs, lines are short, and a failure is never hidden by its neighbours."""
+    """However short the jobs, lines are short, and a failure is never hidden by its neighbors."""
     timeline = random_run(3000, 8, 3)
     lines = str(timeline).splitlines()
     assert len(lines) == 8 + 4
@@ -103,8 +104,8 @@ def test_a_timeline_of_many_jobs_keeps_to_its_width() -> None:
     assert str(timeline).isascii()
 
 
-def test_rich_draws_a_timeline_in_colour() -> None:
-    """A colour for each lane, said in words below, as wide as the terminal is."""
+def test_rich_draws_a_timeline_in_color() -> None:
+    """A color for each lane, said in words below, as wide as the terminal is."""
 
     async def main(timeline: Timeline) -> None:
         async with Executor(1, instruments=[timeline]) as executor:
@@ -126,7 +127,7 @@ def test_rich_draws_a_timeline_in_colour() -> None:
     assert lines[-1].split() == ["a", "b"]
 
 
-def test_rich_draws_a_timeline_without_colour() -> None:
+def test_rich_draws_a_timeline_without_color() -> None:
     """Where there's none, the bars are drawn with characters, as they are printed."""
     console = Console(file=io.StringIO(), width=80)
     timeline = timeline_of(small)
@@ -172,8 +173,11 @@ def test_a_job_that_lent_its_slot_is_shown_where_it_ran(backend: str) -> None:
     timeline = timeline_of(main, backend)
     line = str(timeline).splitlines()[0]
     assert re.findall(r"\[(\d+)=*\]", line) == ["1", "2", "1"]
-    picture = timeline._snapshot()
-    assert [job.pieces for job in picture.jobs] == [[(0, 0, 2), (0, 7, 10)], [(0, 2, 7)]]
+    picture = timeline.snapshot()
+    assert [job.runs for job in picture.jobs] == [
+        [(0, 0, 2, 1), (0, 7, 10, 1)],
+        [(0, 2, 7, 1)],
+    ]
 
 
 @in_virtual_time
@@ -191,12 +195,12 @@ def test_a_job_that_goes_on_elsewhere_is_shown_in_both_slots(backend: str) -> No
 
             executor.submit(outer)
 
-    jobs = timeline_of(main, backend)._snapshot().jobs
-    assert {slot for job in jobs for slot, *_ in job.pieces} == {0, 1}
+    jobs = timeline_of(main, backend).snapshot().jobs
+    assert {slot for job in jobs for slot, *_ in job.runs} == {0, 1}
     for one in jobs:
         for other in jobs:
-            for slot, begin, end in one.pieces if one is not other else ():
-                for elsewhere, start, stop in other.pieces:
+            for slot, begin, end, _ in one.runs if one is not other else ():
+                for elsewhere, start, stop, _ in other.runs:
                     assert slot != elsewhere or end <= start or stop <= begin
 
 
@@ -209,7 +213,7 @@ def test_a_limited_timeline_keeps_the_last_jobs() -> None:
                 executor.submit(sleep, 1)
 
     timeline = timeline_of(main, limit=3)
-    assert [job.number for job in timeline._snapshot().jobs] == [98, 99, 100]
+    assert [job.number for job in timeline.snapshot().jobs] == [98, 99, 100]
     assert str(timeline).splitlines()[-2] == "1 slot, 3 jobs in 3 s: 3 succeeded"
     assert re.findall(r"\[(\d+)=*\]", str(timeline)) == ["98", "99", "100"]
 
@@ -242,7 +246,7 @@ def test_a_timeline_can_be_drawn_while_jobs_run(tmp_path: Path) -> None:
 
 
 def test_executors_have_rows_of_their_own(tmp_path: Path) -> None:
-    """One timeline serves several; their slots and lanes are told apart, with or without names."""
+    """One timeline serves several; their slots and lanes are kept apart, with or without names."""
 
     async def main(timeline: Timeline) -> None:
         for name in ("first", None):
@@ -317,7 +321,7 @@ def test_what_failed_is_marked_by_shape(tmp_path: Path) -> None:
 
 
 def test_a_picture_is_complete_in_itself(tmp_path: Path) -> None:
-    """It refers to nothing outside, has colours in hex, and a dark side."""
+    """It refers to nothing outside, has colors in hex, and a dark side."""
     timeline_of(small).save_svg(tmp_path / "picture.svg")
     source = (tmp_path / "picture.svg").read_text(encoding="utf-8")
     assert re.findall(r"https?://[^\"']+", source) == ["http://www.w3.org/2000/svg"]
@@ -346,7 +350,7 @@ def test_labels_in_a_picture_never_overlap(
         x, y = float(text.get("x") or 0), float(text.get("y") or 0)
         x -= {"end": width, "middle": width / 2}.get(text.get("text-anchor") or "", 0)
         assert x >= 0
-        assert x + width <= 1200
+        assert x + width <= WIDTH
         lines[y].append((x, x + width))
     for spans in lines.values():
         spans.sort()
@@ -424,7 +428,7 @@ def test_times_are_given_in_the_unit_that_suits_them(
 @pytest.mark.unmeasured
 def test_the_pictures_of_the_documentation_are_those_of_the_code(tmp_path: Path) -> None:
     """`docs/make_pictures.py` makes them, always the same; run it when a drawing changes."""
-    docs = Path(__file__).parent.parent / "docs"
+    docs = Path(__file__).parents[2] / "docs"
     command = [sys.executable, "-W", "error", docs / "make_pictures.py", tmp_path]
     subprocess.run(command, check=True, timeout=60)
     made = (tmp_path / "timeline.svg").read_text(encoding="utf-8")
