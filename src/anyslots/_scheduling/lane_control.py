@@ -222,8 +222,9 @@ def inherit_window(rate: Rate, place: int, former: Sequence[RateWindow]) -> Rate
     same = same or list(former[place : place + 1]) or list(former)
     if same:
         longest = max(same, key=lambda each: each.rate.per)
+        longest.heirs.append(window)
         window.charges.extend(charge for charge in longest.charges if charge[0] > NEVER)
-        window.used = math.fsum(charge[1] for charge in window.charges)
-        if all(isinstance(charge[1], int) for charge in window.charges):
-            window.used = int(window.used)
+        charged = [charge[1] for charge in window.charges]
+        exact = all(isinstance(each, int) for each in charged)
+        window.used = sum(charged) if exact else math.fsum(charged)
     return window

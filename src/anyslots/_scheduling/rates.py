@@ -97,10 +97,12 @@ class RateWindow:
         `used` is the sum of all charges, as exactly as floats add up; 0 if there are none
     """
 
-    __slots__ = ("charges", "rate", "used")
+    __slots__ = ("charges", "heirs", "rate", "used")
 
     def __init__(self, rate: Rate) -> None:
         self.rate = rate
+        # The windows that have replaced it and count the same charges.
+        self.heirs: list[RateWindow] = []
         self.charges: deque[Charge] = deque()
         self.used: float = 0
 
@@ -146,6 +148,12 @@ class RateWindow:
 
     def adjust(self, charge: Charge, now: float, amount: float) -> None:
         """Charge a start ``amount`` in all, as far as it matters still."""
+        change = amount - charge[1]
+        charge[1] = amount
         if charge[0] + self.rate.per > now:
-            self.used += amount - charge[1]
-            charge[1] = amount
+            self.used += change
+        heirs = [*self.heirs]
+        for heir in heirs:
+            heirs += heir.heirs
+            if any(each is charge for each in heir.charges):
+                heir.used += change
