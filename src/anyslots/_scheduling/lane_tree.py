@@ -108,6 +108,8 @@ class LaneTree:
         self.update_timer(node)
 
     def end_back_off(self, job: Job[Any]) -> None:
+        assert job.attempt is not None
+        job.attempt.backs_off = False
         job.node.backing_off -= 1
         self.count_busy(job.node, -1)
 

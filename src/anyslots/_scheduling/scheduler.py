@@ -217,8 +217,8 @@ class Scheduler:
     def drop(self, job: Job[Any], status: Status, value: Any) -> None:
         """The same as a step of another transition."""
         node: LaneState = job.node
-        attempt = job.attempt
         permitted = job.holder is PERMIT
+        backs_off = job.attempt is not None and job.attempt.backs_off
         putter = self.admission.remove(job)
         if putter is None:
             if status is FAILED:
@@ -227,10 +227,10 @@ class Scheduler:
                 node.cancelled += 1
         if permitted:
             self._give_back(job)
-        elif attempt is not None and attempt.backs_off:
+        elif backs_off:
             self.tree.end_back_off(job)
         job.settle(status, value)
-        if not (permitted or (attempt is not None and attempt.backs_off)):
+        if not (permitted or backs_off):
             self.tree.discard(node)
             if putter is None and node.bounded and not was_started(job):
                 self.admission.leave(job)
