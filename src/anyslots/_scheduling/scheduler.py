@@ -420,14 +420,20 @@ class Scheduler:
             if first is None:
                 break
             lane = first
-        if first is None or lane.constrained or lane.bounded:
+        queue = lane.queue
+        if (
+            first is None
+            or lane.constrained
+            or lane.bounded
+            or queue.retried
+            or queue.jobs[0].holder is not None
+        ):
             root.held -= 1
             if not root.held and root.end_is_watched:
                 self.tree.check_idle(root)
             return None
-        queue = lane.queue
-        job: Job[Any] = queue.pop() if queue.dead or queue.retried else queue.jobs.popleft()
-        stays: object = queue.jobs or queue.retried
+        job: Job[Any] = queue.pop() if queue.dead else queue.jobs.popleft()
+        stays: object = queue.jobs
         if not stays and lane is not root:
             self.tree.count_emptied(lane)
         # Walk up, taking a slot of each lane.
