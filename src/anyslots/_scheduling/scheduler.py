@@ -137,7 +137,7 @@ class Scheduler:
     @transition
     def claim(self) -> Job[Any] | None:
         """Start the job that was permitted first; None if there's none any more."""
-        return self._claim(None)
+        return self._claim()
 
     def succeed(self, job: Job[Any]) -> Job[Any] | None:
         """End a running job that has returned a value, and start the next one in its slot.
@@ -161,7 +161,9 @@ class Scheduler:
         following = self._hand_over(node)
         if following is None:
             try:
-                following = self._claim_next(job.slot)
+                assert job.slot is not None
+                self.slots.release(job.slot)
+                following = self._claim_next()
             finally:
                 self.close_transition()
             return following
@@ -188,11 +190,9 @@ class Scheduler:
             self._feed_back(job, status)
         job.settle(status, value)
         self.tree.release(node)
-        if goes_on:
-            return self._claim_next(job.slot)
         assert job.slot is not None
         self.slots.release(job.slot)
-        return None
+        return self._claim_next() if goes_on else None
 
     @transition
     def retry(self, job: Job[Any], delay: float) -> None:
@@ -325,26 +325,23 @@ class Scheduler:
         self.permits.append(job)
         self.unannounced += 1
 
-    def _claim_next(self, slot: int | None) -> Job[Any] | None:
-        """Start a job in a slot number whose slot has just been given back."""
-        assert slot is not None
+    def _claim_next(self) -> Job[Any] | None:
+        """Start a job in the slot that a worker has just given back."""
         # Before others are woken: this worker needs no waking.
         while self.loans.waiting and (loan := self.loans.first()) is not None:
             self._resume(loan)
             loan.wake()
         while not self.permits and (node := self.tree.select()) is not None:
             self._permit(node)
-        return self._claim(slot)
+        return self._claim()
 
-    def _claim(self, slot: int | None) -> Job[Any] | None:
+    def _claim(self) -> Job[Any] | None:
         while self.permits:
             job = self.permits.popleft()
             self.unannounced = min(self.unannounced, len(self.permits))
             if job.status is QUEUED:
-                self._start(job, self.slots.acquire() if slot is None else slot)
+                self._start(job, self.slots.acquire())
                 return job
-        if slot is not None:
-            self.slots.release(slot)
         return None
 
     def _start(self, job: Job[Any], slot: int) -> None:
