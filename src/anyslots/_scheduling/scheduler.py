@@ -170,7 +170,7 @@ class Scheduler:
         following.status = RUNNING
         following.slot = job.slot
         transaction.busy = False
-        if transaction.notifications:
+        if transaction.deferred or transaction.notifications:
             transaction.deliver()
         return following
 
