@@ -92,6 +92,7 @@ class LaneControl:
             parent.ready.remove(node)
         node.priority = priority
         self.tree.update_ready(node)
+        self.tree.lift_throttles(node)
 
     @transition
     def set_option(self, node: LaneState, name: str, value: Any) -> None:

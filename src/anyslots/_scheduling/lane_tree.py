@@ -176,6 +176,8 @@ class LaneTree:
         for lane in node.path():
             lane.held += 1
         self.update_ready(node)
+        if node.constrained:
+            self.lift_throttles(node)
         self.loans.changed(node)
 
     def release(self, node: LaneState) -> None:
@@ -340,6 +342,8 @@ class LaneTree:
         node.update_limit()
         self.update_timer(node)
         self.update_ready(node)
+        if node.parent is not None and node.parent.constrained:
+            self.lift_throttles(node.parent)
 
     def lift_throttles(self, node: LaneState) -> None:
         """Look again at the lanes on a path: what's chosen now may cost less, or rates have room."""
