@@ -310,8 +310,12 @@ class LaneTree:
             window.release(charge)
         attempt.charges = []
         for lane in job.node.path():
-            if lane.gate is not None:
-                lane.gate.admissions += 1
+            gate = lane.gate
+            if gate is not None:
+                gate.admissions += 1
+                if gate.is_awaited:
+                    gate.is_awaited = False
+                    self.update_limit(lane)
 
     def count_start(self, job: Job[Any], now: float) -> None:
         """A permitted job starts: rates count it from now on, adaptive limits by their epochs."""
