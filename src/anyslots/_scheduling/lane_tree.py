@@ -214,7 +214,7 @@ class LaneTree:
             wake()
         if not node.is_dropped():
             node.end_is_watched = False
-        elif not node.children:
+        elif not (node.children or node.putting):
             self.forget(node)
             if node.parent is not None and node.parent.end_is_watched:
                 self.check_idle(node.parent)
@@ -246,6 +246,11 @@ class LaneTree:
             parent.succeeded -= node.succeeded
             parent.failed -= node.failed
             parent.cancelled -= node.cancelled
+            # What it has missed.
+            node.closed = node.closed or parent.closed
+            node.thread = None if node.closed else parent.thread
+            node.apply_options()
+            self.update_timer(node)
 
     # Rates, gates and time.
 
