@@ -220,11 +220,13 @@ class Scheduler:
         permitted = job.holder is PERMIT
         backs_off = job.attempt is not None and job.attempt.backs_off
         putter = self.admission.remove(job)
-        if putter is None:
-            if status is FAILED:
-                node.failed += 1
-            else:
-                node.cancelled += 1
+        if status is FAILED:
+            node.failed += 1
+            if putter is not None:
+                # It's submitted with that: who waits gets the job that has failed.
+                putter.served = True
+        elif putter is None:
+            node.cancelled += 1
         if permitted:
             self._give_back(job)
         elif backs_off:
@@ -234,6 +236,8 @@ class Scheduler:
             self.tree.discard(node)
             if putter is None and node.bounded and not was_started(job):
                 self.admission.leave(job)
+        if putter is not None and putter.served:
+            putter.wake()
         self.tree.check_path_idle(node)
 
     # Lending.
