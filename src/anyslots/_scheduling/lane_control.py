@@ -207,9 +207,12 @@ class LaneControl:
 
     @transition
     def gate_failed(self, node: LaneState, gate: Gate, failure: Callable[[Job[Any]], Any]) -> bool:
-        """A gate's call has raised: the job at the head fails; False if there's none."""
+        """A gate's call has raised: the job at the head fails; False if there's none.
+
+        Neither does one if the gate was replaced.
+        """
         gate.is_called = gate.is_awaited = False
-        head = self.tree.head(node)
+        head = self.tree.head(node) if gate is node.gate else None
         if head is not None:
             self.scheduler.drop(head, FAILED, failure(head))
         self.tree.update_limit(node)
