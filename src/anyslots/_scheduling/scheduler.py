@@ -122,11 +122,16 @@ class Scheduler:
         if job.attempt is None:
             job.attempt = Attempts(job.node.numbers)
             job.node.numbers += 1
+            if job.status is RUNNING:
+                job.attempt.count = 1
+                job.attempt.first_start = self.host.current_time()
 
     def _enqueue(self, job: Job[Any]) -> None:
         node: LaneState = job.node
         queue = node.queue
         queue.jobs.append(job)
+        if node.constrained:
+            self.add_attempt(job)  # its lane may have become so only now
         if node.queue_timeout is not None:
             self.tree.note_deadline(job)
         if not queue.is_ready:
