@@ -20,7 +20,7 @@ from collections import deque
 from typing import Any
 
 from .admission import Admission
-from .job import FAILED, PERMIT, QUEUED, RUNNING, SUCCEEDED, Attempts, Job, Status
+from .job import FAILED, PERMIT, QUEUED, RUNNING, SUCCEEDED, Attempts, Holder, Job, Status
 from .lane_state import LaneState
 from .lane_tree import Host, LaneTree
 from .ready_queue import Member
@@ -140,9 +140,9 @@ class Scheduler:
     # Starting and ending.
 
     @transition
-    def claim(self) -> Job[Any] | None:
-        """Start the job that was permitted first; None if there's none any more."""
-        return self._claim()
+    def claim(self, holder: Holder | None = None) -> Job[Any] | None:
+        """Start the job that was permitted first, held by what claims it; None if there's none."""
+        return self._claim(holder)
 
     def succeed(self, job: Job[Any]) -> Job[Any] | None:
         """End a running job that has returned a value, and start the next one in its slot.
@@ -161,6 +161,7 @@ class Scheduler:
         ):
             return self.finish(job, SUCCEEDED, job.value)
         transaction.busy = True
+        holder = job.holder
         node.succeeded += 1
         job.settle(SUCCEEDED, job.value)
         following = self._hand_over(node)
@@ -168,11 +169,12 @@ class Scheduler:
             try:
                 assert job.slot is not None
                 self.slots.release(job.slot)
-                following = self._claim_next()
+                following = self._claim_next(holder)
             finally:
                 self.close_transition()
             return following
         following.status = RUNNING
+        following.holder = holder
         following.slot = job.slot
         transaction.busy = False
         if transaction.deferred or transaction.notifications:
@@ -193,11 +195,12 @@ class Scheduler:
             node.cancelled += 1
         if node.constrained:
             self._feed_back(job, status)
+        holder = job.holder
         job.settle(status, value)
         self.tree.release(node)
         assert job.slot is not None
         self.slots.release(job.slot)
-        return self._claim_next() if goes_on else None
+        return self._claim_next(holder) if goes_on else None
 
     @transition
     def retry(self, job: Job[Any], delay: float) -> None:
@@ -334,7 +337,7 @@ class Scheduler:
         self.permits.append(job)
         self.unannounced += 1
 
-    def _claim_next(self) -> Job[Any] | None:
+    def _claim_next(self, holder: Holder | None) -> Job[Any] | None:
         """Start a job in the slot that a worker has just given back."""
         # Before others are woken: this worker needs no waking.
         while self.loans.waiting and (loan := self.loans.first()) is not None:
@@ -342,13 +345,14 @@ class Scheduler:
             loan.wake()
         while not self.permits and (node := self.tree.select()) is not None:
             self._permit(node)
-        return self._claim()
+        return self._claim(holder)
 
-    def _claim(self) -> Job[Any] | None:
+    def _claim(self, holder: Holder | None) -> Job[Any] | None:
         while self.permits:
             job = self.permits.popleft()
             self.unannounced = min(self.unannounced, len(self.permits))
             if job.status is QUEUED:
+                job.holder = holder
                 self._start(job, self.slots.acquire())
                 return job
         return None
