@@ -63,7 +63,8 @@ class Admission:
         node.putters.update()
         assert self.root.putters is not None
         while (putter := self.root.putters.first()) is not None:
-            self.join(putter.job.node)
+            if putter.job.node.bounded:
+                self.join(putter.job.node)
             self._admit(putter.job)
 
     def recount(self) -> None:

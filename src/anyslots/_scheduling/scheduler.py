@@ -99,7 +99,8 @@ class Scheduler:
         """
         job = putter.job
         if self.may_submit(job):
-            self.admission.join(job.node)
+            if job.node.bounded:
+                self.admission.join(job.node)
             putter.served = True
             putter.wake()
         else:
