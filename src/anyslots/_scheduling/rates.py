@@ -112,10 +112,8 @@ class RateWindow:
         Infinity if that depends on when the permitted jobs start.
         """
         charges, rate = self.charges, self.rate
-        while charges and charges[0][0] + rate.per <= now:
-            self.used -= charges.popleft()[1]
-        if not charges:
-            self.used = 0  # and no rounding error is left
+        if not charges or charges[0][0] + rate.per <= now:
+            self._forget(now)
         if not self._exceeds(cost):
             return now
         excess = self.used + cost - rate.limit
@@ -125,6 +123,14 @@ class RateWindow:
             if excess <= rate.limit * 1e-9 and time + rate.per > now:
                 return time + rate.per
         return math.inf
+
+    def _forget(self, now: float) -> None:
+        """Let go of the starts that are over."""
+        charges = self.charges
+        while charges and charges[0][0] + self.rate.per <= now:
+            self.used -= charges.popleft()[1]
+        if not charges:
+            self.used = 0  # and no rounding error is left
 
     def _exceeds(self, cost: float) -> bool:
         """Whether there's more than `limit` in the window with this cost, decided exactly."""
@@ -148,6 +154,7 @@ class RateWindow:
 
     def adjust(self, charge: Charge, now: float, amount: float) -> None:
         """Charge a start ``amount`` in all, as far as it matters still."""
+        self._forget(now)
         change = amount - charge[1]
         charge[1] = amount
         if charge[0] + self.rate.per > now:
