@@ -227,7 +227,7 @@ def inherit_window(rate: Rate, place: int, former: Sequence[RateWindow]) -> Rate
     if same:
         longest = max(same, key=lambda each: each.rate.per)
         longest.heirs.append(window)
-        window.charges.extend(charge for charge in longest.charges if charge[0] > NEVER)
+        window.charges.extend(longest.charges)
         charged = [charge[1] for charge in window.charges]
         exact = all(isinstance(each, int) for each in charged)
         window.used = sum(charged) if exact else math.fsum(charged)

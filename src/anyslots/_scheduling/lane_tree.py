@@ -331,8 +331,8 @@ class LaneTree:
             attempt.first_start = now
         attempt.count += 1
         if attempt.charges:
-            for _, charge in attempt.charges:
-                charge[0] = now
+            for window, charge in attempt.charges:
+                window.start(charge, now)
             # Only now it's known when these rates have room for the next.
             self.lift_throttles(job.node)
         attempt.epochs = [

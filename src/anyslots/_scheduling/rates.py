@@ -94,16 +94,18 @@ class RateWindow:
     times, but for what was charged afterwards and for a limit that was lowered::
 
         the charges of the starts in any window of `per` seconds, and of reserved ones, are <= limit
-        `used` is the sum of all charges, as exactly as floats add up; 0 if there are none
+        `charges` has those of the starts, in their order; `reserved` those of the others
+        `used` is the sum of both, as exactly as floats add up; 0 if there are none
     """
 
-    __slots__ = ("charges", "heirs", "rate", "used")
+    __slots__ = ("charges", "heirs", "rate", "reserved", "used")
 
     def __init__(self, rate: Rate) -> None:
         self.rate = rate
         # The windows that have replaced it and count the same charges.
         self.heirs: list[RateWindow] = []
         self.charges: deque[Charge] = deque()
+        self.reserved: dict[int, Charge] = {}
         self.used: float = 0
 
     def available_at(self, now: float, cost: float) -> float:
@@ -120,7 +122,7 @@ class RateWindow:
         for time, charged in charges:
             excess -= charged
             # Rounding errors make it look again too early at most, never too late.
-            if excess <= rate.limit * 1e-9 and time + rate.per > now:
+            if excess <= rate.limit * 1e-9:
                 return time + rate.per
         return math.inf
 
@@ -129,7 +131,7 @@ class RateWindow:
         charges = self.charges
         while charges and charges[0][0] + self.rate.per <= now:
             self.used -= charges.popleft()[1]
-        if not charges:
+        if not (charges or self.reserved):
             self.used = 0  # and no rounding error is left
 
     def _exceeds(self, cost: float) -> bool:
@@ -138,19 +140,26 @@ class RateWindow:
         excess = self.used + cost - limit
         if type(excess) is int or abs(excess) > limit * 1e-9:
             return excess > 0
-        return math.fsum([*(charge[1] for charge in self.charges), cost, -limit]) > 0
+        charges = [*self.charges, *self.reserved.values()]
+        return math.fsum([*(charge[1] for charge in charges), cost, -limit]) > 0
 
     def reserve(self, cost: float) -> Charge:
         """Take a start for a job that is permitted."""
         charge = [math.inf, cost]
-        self.charges.append(charge)
+        self.reserved[id(charge)] = charge
         self.used += cost
         return charge
 
+    def start(self, charge: Charge, now: float) -> None:
+        """The job that a start is reserved for starts."""
+        del self.reserved[id(charge)]
+        charge[0] = now
+        self.charges.append(charge)
+
     def release(self, charge: Charge) -> None:
         """Give back a start that won't happen."""
+        del self.reserved[id(charge)]
         self.used -= charge[1]
-        charge[:] = -math.inf, 0
 
     def adjust(self, charge: Charge, now: float, amount: float) -> None:
         """Charge a start ``amount`` in all, as far as it matters still."""
