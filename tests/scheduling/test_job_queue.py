@@ -2,10 +2,10 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
+from trees import new_job, new_lane
 
 from anyslots._scheduling.job import CANCELLED, RUNNING, Attempts, Job
 from anyslots._scheduling.job_queue import JobQueue
-from trees import new_job, new_lane
 
 STEPS = st.tuples(
     st.sampled_from(["add", "add", "pop", "discard", "discard", "retry", "undo"]),

@@ -56,6 +56,11 @@ def test_starts_fit_exactly(amounts, data) -> None:
     now = 0.0
     for what, seconds, at in data.draw(st.lists(STEPS, max_size=80)):
         now += seconds
+        if what == "adjust" and pairs:
+            charge, start = pairs[at % len(pairs)]
+            if start[0] is not None:
+                start[1] = data.draw(amounts) * data.draw(st.sampled_from([0, 1, 2]))
+                window.adjust(charge, now, start[1])
         amount = min(data.draw(amounts), limit)
         until, expected = window.available_at(now, amount), exact.available_at(now, amount)
         assert (until <= now) == (expected <= now)
@@ -66,18 +71,14 @@ def test_starts_fit_exactly(amounts, data) -> None:
             pairs.append((window.reserve(amount), [None, amount]))
             exact.starts.append(pairs[-1][1])
         elif what == "start" and reserved:
-            reserved[0][0][0] = reserved[0][1][0] = now
+            charge, start = reserved[at % len(reserved)]  # not always in the order of the permits
+            window.start(charge, now)
+            start[0] = now
         elif what == "release" and reserved:
             charge, start = reserved[at % len(reserved)]
             window.release(charge)
             exact.starts = [each for each in exact.starts if each is not start]
             pairs = [pair for pair in pairs if pair[1] is not start]
-        elif what == "adjust" and pairs:
-            charge, start = pairs[at % len(pairs)]
-            if start[0] is not None:
-                amount = data.draw(amounts) * data.draw(st.sampled_from([0, 1, 2]))
-                window.adjust(charge, now, amount)
-                start[1] = amount
         window.available_at(now, 0)
         assert window.used == pytest.approx(float(exact.used(now)), abs=1e-12)
 
@@ -91,7 +92,7 @@ def test_a_rate_without_costs_counts_starts(limit, pauses) -> None:
         until = window.available_at(now, 1)
         assert until == (now if len(recent) < limit else recent[-limit] + 1)
         if until <= now:
-            window.reserve(1)[0] = now
+            window.start(window.reserve(1), now)
             starts.append(now)
     assert type(window.used) is int
 
@@ -109,7 +110,7 @@ def test_a_million_starts_do_not_drift(whole) -> None:
         if until > now:
             now = until
             continue
-        window.reserve(amount)[0] = now
+        window.start(window.reserve(amount), now)
         starts += 1
         now += 0.001
     exact = math.fsum(charge[1] for charge in window.charges)
@@ -123,7 +124,7 @@ def test_a_cost_equal_to_the_limit_starts_after_the_others(part) -> None:
     window = RateWindow(Rate(1.0, 1, cost=cost))
     for n in range(10):
         assert window.available_at(n / 16, part / 10) == n / 16
-        window.reserve(part / 10)[0] = n / 16
+        window.start(window.reserve(part / 10), n / 16)
     assert window.available_at(9 / 16, 1.0) == 9 / 16 + 1
     assert window.available_at(9 / 16 + 1, 1.0) == 9 / 16 + 1
 
@@ -132,7 +133,7 @@ def test_reserved_starts_hold_up_others_until_they_start() -> None:
     window = RateWindow(Rate(1, 2))
     charge = window.reserve(1)
     assert window.available_at(0, 1) == math.inf
-    charge[0] = 5.0
+    window.start(charge, 5.0)
     assert window.available_at(6, 1) == 7
     window.release(window.reserve(0))
     assert window.available_at(7, 1) == 7
@@ -146,7 +147,7 @@ class TestInheriting:
         former = self.window(Rate(9, 1), Rate(9, 5), Rate(9.5, 9, cost=cost))
         for n, window in enumerate(former):
             for _ in range(n + 1):
-                window.reserve(1)[0] = 0.0
+                window.start(window.reserve(1), 0.0)
         assert inherit_window(Rate(9, 7), 0, former).used == 2
         assert inherit_window(Rate(9, 7, cost=cost), 0, former).used == 3
         assert inherit_window(Rate(9, 7, cost=float), 0, former).used == 1
@@ -155,7 +156,7 @@ class TestInheriting:
 
     def test_ints_stay_exact_and_released_ones_are_left_out(self) -> None:
         (former,) = self.window(Rate(10**18, 1, cost=cost))
-        former.reserve(10**17 + 1)[0] = 0.0
+        former.start(former.reserve(10**17 + 1), 0.0)
         former.release(former.reserve(3))
         window = inherit_window(former.rate, 0, [former])
         assert window.used == 10**17 + 1
@@ -166,7 +167,7 @@ class TestInheriting:
     def test_what_is_charged_afterwards_counts_in_the_new_window(self, generations) -> None:
         former = window = RateWindow(Rate(10, 1, cost=cost))
         charge = former.reserve(6)
-        charge[0] = 0.0
+        former.start(charge, 0.0)
         for _ in range(generations):
             window = inherit_window(Rate(10, 5, cost=cost), 0, [window])
         former.adjust(charge, 0.5, 1)

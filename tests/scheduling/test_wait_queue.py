@@ -4,10 +4,10 @@ import math
 
 from hypothesis import given
 from hypothesis import strategies as st
+from trees import new_job, new_lane
 
 from anyslots._scheduling.lane_state import LaneState
 from anyslots._scheduling.wait_queue import Putters, Waiter
-from trees import new_job, new_lane
 
 STEPS = st.tuples(st.integers(0, 6), st.sampled_from(["add", "add", "remove", "toggle", "pop"]))
 

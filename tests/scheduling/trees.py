@@ -86,10 +86,10 @@ def new_job(node: LaneState, costs: dict[Any, float] | None = None) -> Job[Any]:
 class Tree:
     """A scheduler, its control, and what drives them."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, make: type[Scheduler] = Scheduler, **options: Any) -> None:
         self.host = Host()
         self.root = new_lane(**options)
-        self.scheduler = Scheduler(self.root, self.host)
+        self.scheduler = make(self.root, self.host)
         self.control = LaneControl(self.scheduler)
 
     def lane(self, parent: LaneState | None = None, **options: Any) -> LaneState:
