@@ -218,9 +218,12 @@ class LaneState(Member):
             return False
         if not self.busy and len(self.queue) == self.putting:
             return True
-        lanes = list(self.subtree())
+        if self.putters is None:
+            return False
+        # Some queues may have jobs of waiting submitters alone.
         return not any(
-            lane.lent or lane.backing_off or len(lane.queue) > lane.putting for lane in lanes
+            lane.lent or lane.backing_off or len(lane.queue) > lane.putting
+            for lane in self.subtree()
         )
 
     def is_dropped(self) -> bool:
