@@ -26,19 +26,22 @@ from anyslots._scheduling.scheduler import Scheduler
 from anyslots._scheduling.wait_queue import Waiter
 
 # How often each is taken.
-STEPS = {
-    **{"submit": 4, "put": 2, "occupy": 1, "claim": 3, "finish": 4, "retry": 1, "pass_time": 3},
-    **{"lend": 2, "reacquire": 1, "resume_loan": 1, "end_lent": 1, "discard": 2},
-    **{"cancel_queued": 1, "pause": 2, "unpause": 2, "set_slots": 1, "set_max_pending": 1},
-    **{"set_priority": 1, "set_queue_timeout": 1, "set_gate": 1, "set_rates": 1, "charge": 1},
-    **{"answer_gate": 2, "close": 1, "add_lane": 1, "drop": 1, "recall": 1, "join": 1},
-    "shut_down": 1,
-}
+STEPS = (
+    {"submit": 4, "put": 2, "occupy": 1, "claim": 3, "finish": 4, "retry": 1, "pass_time": 3}
+    | {"lend": 2, "reacquire": 1, "resume_loan": 1, "end_lent": 1, "discard": 2, "charge": 1}
+    | {"cancel_queued": 1, "pause": 2, "unpause": 2, "set_slots": 1, "set_max_pending": 1}
+    | {"set_priority": 1, "set_queue_timeout": 1, "set_gate": 1, "set_rates": 1, "close": 1}
+    | {"answer_gate": 2, "add_lane": 1, "drop": 1, "recall": 1, "join": 1, "shut_down": 1}
+)
 # What a `__del__` method may call in the middle of a transition.
 IN_THE_MIDDLE = {
-    **{"submit": 3, "put": 1, "occupy": 1, "discard": 2, "cancel_queued": 1, "pause": 1},
-    **{"unpause": 1, "set_slots": 1, "set_max_pending": 1, "set_priority": 1, "close": 1},
-}
+    "submit": 3,
+    "put": 1,
+    "occupy": 1,
+    "discard": 2,
+    "cancel_queued": 1,
+    "pause": 1,
+} | {"unpause": 1, "set_slots": 1, "set_max_pending": 1, "set_priority": 1, "close": 1}
 
 
 def cost(*args: object) -> float:
