@@ -81,17 +81,6 @@ def put(tree: Tree, node) -> tuple[Job, Waiter, list[Job]]:
     return job, putter, woken
 
 
-def test_without_pending_jobs_a_putter_waits_for_a_slot() -> None:
-    tree = Tree(slots=1, max_pending=0)
-    first, second = (put(tree, tree.root) for _ in range(2))
-    assert first[1].served
-    assert not second[1].served
-    tree.claim()
-    assert tree.scheduler.succeed(first[0]) is second[0]
-    assert second[2] == [second[0]]
-    assert tree.root.statistics().submitted == 2
-
-
 def test_a_putter_whose_job_has_timed_out_is_admitted_with_it() -> None:
     tree = Tree(slots=1, max_pending=0, queue_timeout=2)
     tree.submit(tree.root)
@@ -116,21 +105,3 @@ def test_closing_rejects_putters_inside() -> None:
     assert tree.claim() == [running]
     assert tree.scheduler.succeed(running) is outside[0]
     assert tree.root.statistics().submitted == 2
-
-
-def test_a_job_between_attempts_takes_no_capacity() -> None:
-    tree = Tree(slots=1, max_pending=1, retry=object())
-    job = tree.submit(tree.root)
-    tree.claim()
-    tree.scheduler.retry(job, 5)
-    tree.control.pause(tree.root)
-    tree.run(5)
-    assert list(tree.root.queue) == [job]
-    assert tree.scheduler.may_submit(new_job(tree.root))
-    other = tree.submit(tree.root)
-    assert not tree.scheduler.may_submit(new_job(tree.root))
-    tree.scheduler.discard(job, CANCELLED, None)
-    assert tree.root.pending == 1
-    tree.control.resume(tree.root)
-    assert tree.claim() == [other]
-    assert tree.root.pending == 0

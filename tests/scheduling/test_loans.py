@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trees import Tree, new_job, new_lane
 
-from anyslots._scheduling.job import CANCELLED, Job
+from anyslots._scheduling.job import Job
 from anyslots._scheduling.loans import Loans
 from anyslots._scheduling.wait_queue import Waiter
 
@@ -97,18 +97,3 @@ def test_resuming_goes_beyond_the_limit_and_revokes_a_permit() -> None:
     assert tree.scheduler.succeed(inner) is None
     assert tree.scheduler.succeed(outer) is third
     assert not woken
-
-
-def test_a_pause_does_not_hold_up_lenders() -> None:
-    tree = Tree(slots=1)
-    job = tree.submit(tree.root)
-    tree.claim()
-    loan, woken = lend(tree, job)
-    tree.control.pause(tree.root)
-    tree.scheduler.reacquire(loan)
-    tree.scheduler.reacquire(loan)
-    assert woken == [job]
-    tree.scheduler.resume(loan)  # has it already
-    assert tree.root.held == 1
-    tree.scheduler.finish(job, CANCELLED, None)
-    assert tree.root.is_idle()

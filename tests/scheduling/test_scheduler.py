@@ -33,6 +33,7 @@ STEPS = (
     | {"set_priority": 1, "set_queue_timeout": 1, "set_gate": 1, "set_rates": 1, "close": 1}
     | {"answer_gate": 2, "add_lane": 1, "drop": 1, "recall": 1, "join": 1, "shut_down": 1}
 )
+CONSTRAINING = {"set_queue_timeout", "set_gate", "set_rates", "set_max_pending"}
 # What a `__del__` method may call in the middle of a transition.
 IN_THE_MIDDLE = {
     "submit": 3,
@@ -119,6 +120,8 @@ class Checked(Scheduler):
 class Walk:
     def __init__(self, seed: object) -> None:
         self.random = random = Random(seed)
+        # Where only FIFO, turns and slots decide, there's a short way from job to job.
+        self.is_plain = random.random() < 0.3
         options = self.lane_options()
         self.tree = Tree(Checked, **(options | {"slots": random.choice([1, 2, 3, 5])}))
         self.host, self.control = self.tree.host, self.tree.control
@@ -425,7 +428,8 @@ class Walk:
 
     def step(self, names: dict[str, int]) -> None:
         (name,) = self.random.choices([*names], [*names.values()])
-        getattr(self, name)()
+        if not (self.is_plain and name in CONSTRAINING):
+            getattr(self, name)()
 
     def pick(self, several: Iterable[Any]) -> Any:
         several = list(several)
@@ -571,7 +575,16 @@ class Walk:
 
     def cancel_queued(self) -> None:
         if self.random.random() < 0.3:
-            self.control.cancel_queued(self.lane(), "reason")
+            lane = self.lane()
+            if not self.in_the_middle:
+                waiting = self.inside(lane, self.waits)
+                self.budget = 0  # nothing is called back
+                self.control.cancel_queued(lane, "reason")
+                left = self.inside(lane, lambda job: job.status is QUEUED)
+                assert set(left) <= set(waiting)
+                assert all(job.status in (QUEUED, RUNNING) for job in waiting)
+                return
+            self.control.cancel_queued(lane, "reason")
 
     def pause(self) -> None:
         seconds = self.random.choice([None, 0.5, 1, 2])
@@ -583,8 +596,10 @@ class Walk:
 
     def set_slots(self) -> None:
         lane = self.lane()
-        adaptive = Adaptive(self.random.choice([1, 2, 4]), on=Exception)
-        self.control.set_slots(lane, self.random.choice([1, 1, 2, 3, 6, math.inf, adaptive]))
+        choices: list[Any] = [1, 1, 2, 3, 6, math.inf]
+        if not self.is_plain:
+            choices.append(Adaptive(self.random.choice([1, 2, 4]), on=Exception))
+        self.control.set_slots(lane, self.random.choice(choices))
 
     def set_max_pending(self) -> None:
         self.control.set_max_pending(self.lane(), self.random.choice([0, 1, 2, 5, math.inf]))
@@ -670,9 +685,7 @@ class Walk:
             "retry": lambda: choice([Retry(), False]),
         }
         options = {name: make() for name, make in chances.items() if self.random.random() < 0.25}
-        if self.random.random() < 0.3:
-            options = {}
-        return options
+        return {} if self.is_plain or self.random.random() < 0.2 else options
 
     def add_lane(self) -> None:
         if len(self.lanes) < 8:
@@ -689,9 +702,7 @@ class Walk:
 
     def drop(self) -> None:
         lane = self.lane()
-        if lane.parent is not None and not any(
-            map(self.waits, self.inside(lane, self.is_in_queue))
-        ):
+        if lane.parent is not None:
             lane.handle = lambda: None
             lane.end_is_watched = True
             if lane.is_idle():
