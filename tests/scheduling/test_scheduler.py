@@ -106,6 +106,7 @@ class Checked(Scheduler):
             assert job is permits.pop(0), "permits aren't claimed in order"
         super()._start(job, slot)
         self.walk.started(job)
+        self.walk.count_running()
 
     def _resume(self, loan: Waiter) -> None:
         walk = self.walk
@@ -115,6 +116,7 @@ class Checked(Scheduler):
             assert able[0] is loan, "not the first that could go on"
         super()._resume(loan)
         del walk.lent[loan.job]
+        walk.count_running()
 
 
 class Walk:
@@ -262,6 +264,10 @@ class Walk:
             and all(self.pending(lane) < lane.max_pending for lane in job.node.path())
         ]
 
+    def count_running(self) -> None:
+        running = [job for job in self.alive if job.status is RUNNING and job not in self.lent]
+        self.most_running = max(self.most_running, len(running))
+
     def started(self, job: Job[Any]) -> None:
         self.starts[job] += 1
         now = self.host.now
@@ -312,7 +318,7 @@ class Walk:
         numbers = [job.slot for job in running]
         assert len(set(numbers)) == len(numbers)
         assert sorted([*scheduler.slots.free, *numbers]) == list(range(scheduler.slots.made))
-        self.most_running = max(self.most_running, len(running))
+        assert scheduler.slots.made == self.most_running, "numbers are free, and a new one is taken"
         if scheduler.shutting_down and not root.held:
             assert not any(lane.paused for lane in self.lanes)
         for lane in self.joining.values():
@@ -386,7 +392,7 @@ class Walk:
             self.lanes.remove(lane)
             self.forgotten.append(lane)
             assert not self.inside(lane, lambda job: True), "it has jobs"
-            assert not any(child for child in lane.children)
+            assert not lane.children
         for lane in self.lanes:
             if lane.parent is not None:
                 assert lane in lane.parent.children
@@ -478,9 +484,8 @@ class Walk:
                 return
             self.alive.append(job)
             if not capacity:
-                starts = self.starts[job]
                 self.scheduler.submit(job)
-                assert self.starts[job] > starts or self.permitted_at.get(job) is not None
+                assert job in self.permitted_at, "it wasn't to start at once"
                 return
         self.scheduler.submit(job)
 
@@ -558,7 +563,6 @@ class Walk:
             self.resuming = loan
             self.scheduler.resume(loan)
             self.resuming = None
-            assert loan.job.status is not RUNNING or loan.job not in self.lent or self.budget < 4
         return loan
 
     def end_lent(self) -> None:
