@@ -135,6 +135,8 @@ def cancelled_jobs(width: int) -> Callable[[], object]:
     tree = Tree(slots=1)
     tree.control.pause(tree.root)
     jobs = [tree.submit(tree.lane()) for _ in range(width)]
+    for job in jobs[JOBS + 1 :]:
+        tree.scheduler.discard(job, CANCELLED, None)
     tree.root.idle_waiters, tree.root.end_is_watched = [list], True
 
     def cancel() -> None:

@@ -129,16 +129,6 @@ def test_a_cost_equal_to_the_limit_starts_after_the_others(part) -> None:
     assert window.available_at(9 / 16 + 1, 1.0) == 9 / 16 + 1
 
 
-def test_reserved_starts_hold_up_others_until_they_start() -> None:
-    window = RateWindow(Rate(1, 2))
-    charge = window.reserve(1)
-    assert window.available_at(0, 1) == math.inf
-    window.start(charge, 5.0)
-    assert window.available_at(6, 1) == 7
-    window.release(window.reserve(0))
-    assert window.available_at(7, 1) == 7
-
-
 class TestInheriting:
     def window(self, *rates: Rate) -> list[RateWindow]:
         return [RateWindow(rate) for rate in rates]

@@ -43,19 +43,6 @@ def test_equal_priorities_take_turns(priorities, data) -> None:
         assert queue.first is next((m for m in naive if m.priority == highest), None)
 
 
-def test_everything_ready_has_a_turn_per_round() -> None:
-    queue, members = ReadyQueue(), [Member(0) for _ in range(5)]
-    for member in members:
-        queue.add(member)
-    turns = []
-    for turn in range(20):
-        turns.append(members.index(queue.first))
-        queue.rotate()
-        if turn == 7:
-            queue.remove(members[1])
-    assert turns == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 2, 3, 4, 0, 2, 3, 4, 0, 2]
-
-
 def test_priorities_that_are_not_used_any_more_are_forgotten() -> None:
     """As of a lane for each request, with the time as its priority."""
     queue, always = ReadyQueue(), Member(10**6)

@@ -33,13 +33,3 @@ def test_the_earliest_deadline_comes_next(steps) -> None:
         assert len(timers.heap) <= 2 * len(naive) + 32
         live = [(time, owner) for time, _, owner in timers.heap if naive.get(owner) == time]
         assert set(live) == {(time, owner) for owner, time in naive.items()}
-
-
-def test_moving_one_deadline_again_and_again_piles_up_nothing() -> None:
-    timers: Timers[str] = Timers()
-    for deadline in range(10_000):
-        timers.set("lane", deadline)
-        assert len(timers.heap) <= 34
-    assert timers.next_deadline() == 9999
-    assert timers.expire(9999) == ["lane"]
-    assert timers.next_deadline() == math.inf

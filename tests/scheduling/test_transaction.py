@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from trees import Tree, new_job
@@ -83,16 +82,6 @@ def test_long_chains_do_not_recurse() -> None:
         log = Log(plan)
         log.change(0)
         assert len(log.log) == count * (kind + 1) - kind
-
-
-def test_what_a_callback_raises_comes_out_and_the_next_are_delivered_later() -> None:
-    transaction, seen = Transaction(), []
-    transaction.notify([].pop)
-    transaction.notify(seen.append, 1)
-    with pytest.raises(IndexError):
-        transaction.deliver()
-    transaction.deliver()
-    assert seen == [1]
 
 
 def test_a_job_that_was_submitted_in_the_middle_may_be_cancelled_by_a_callback() -> None:
