@@ -234,6 +234,7 @@ class Scheduler:
             if putter is not None:
                 # It's submitted with that: who waits gets the job that has failed.
                 putter.served = True
+                putter.wake()
         elif putter is None:
             node.cancelled += 1
         if permitted:
@@ -245,8 +246,6 @@ class Scheduler:
             self.tree.discard(node)
             if putter is None and node.bounded and not was_started(job):
                 self.admission.leave(job)
-        if putter is not None and putter.served:
-            putter.wake()
         self.tree.check_path_idle(node)
 
     # Lending.
