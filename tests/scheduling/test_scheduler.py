@@ -50,23 +50,21 @@ def cost(*args: object) -> float:
 
 
 class CheckedAdmission(Admission):
-    walk: Walk
+    __slots__ = ()
 
     def _admit(self, job: Job[Any]) -> None:
-        if job is not self.walk.permitting:
-            assert self.walk.able_putters()[0] is self.putters[job], "not the first with capacity"
+        walk: Walk = self.root.runtime
+        if job is not walk.permitting:
+            assert walk.able_putters()[0] is self.putters[job], "not the first with capacity"
         super()._admit(job)
 
 
 class Checked(Scheduler):
     """Asks the model at each decision."""
 
-    walk: Walk
-
-    def set_walk(self, walk: Walk) -> None:
-        self.walk = walk
-        self.admission = CheckedAdmission(self.root)
-        self.admission.walk = walk
+    @property
+    def walk(self) -> Walk:
+        return self.root.runtime
 
     def _permit(self, node: LaneState) -> None:
         walk, job = self.walk, node.queue.head()
@@ -128,7 +126,8 @@ class Walk:
         self.tree = Tree(Checked, **(options | {"slots": random.choice([1, 2, 3, 5])}))
         self.host, self.control = self.tree.host, self.tree.control
         self.scheduler: Checked = self.tree.scheduler  # type: ignore[assignment]
-        self.scheduler.set_walk(self)
+        self.scheduler.admission.__class__ = CheckedAdmission
+        self.tree.root.runtime = self
         self.lanes = [self.tree.root]
         self.forgotten: list[LaneState] = []
         # All jobs by age, and those that aren't done.

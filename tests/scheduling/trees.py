@@ -47,6 +47,9 @@ class Holder:
     def cancel(self, reason: str | None) -> None:
         raise AssertionError("the scheduler cancels no running job")
 
+    def gave_up(self) -> bool:
+        return False
+
 
 def new_lane(
     parent: LaneState | None = None,
