@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trees import Tree, new_job, new_lane
 
-from anyslots._scheduling.admission import Admission
 from anyslots._scheduling.job import CANCELLED, FAILED, RUNNING, Job
 from anyslots._scheduling.wait_queue import Waiter
 
@@ -21,10 +20,11 @@ STEPS = st.tuples(
     st.lists(st.sampled_from([0, 1, 2, 3]), min_size=4, max_size=4), st.lists(STEPS, max_size=60)
 )
 def test_putters_are_admitted_in_order_while_there_is_capacity(bounds, steps) -> None:
-    lanes = [new_lane(max_pending=bounds[0])]
+    tree = Tree(max_pending=bounds[0])
+    lanes = [tree.root]
     for n in (1, 2, 3):
         lanes.append(new_lane(lanes[n // 2], max_pending=bounds[n]))
-    admission = Admission(lanes[0])
+    admission = tree.scheduler.admission
     # What waits to start, by age; and the rest, by the order in which they asked.
     pending: list[Job] = []
     waiting: list[Job] = []

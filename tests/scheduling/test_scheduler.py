@@ -338,6 +338,7 @@ class Walk:
         assert lane.putting == sum(map(self.waits, own))
         backing_off = [job for job in own if job in self.back_at]
         assert lane.backing_off == len(backing_off)
+        assert not any(job.attempt.charges for job in backing_off)
         inner = [each for each in self.lanes if each.is_inside(lane)]
         assert lane.busy == sum(each.lent + each.backing_off for each in inner) + sum(
             len(each.queue) > 0 for each in inner if each is not lane
@@ -664,8 +665,7 @@ class Walk:
 
     def close(self) -> None:
         if self.random.random() < 0.1:
-            keeps = self.random.choice([None, lambda putter: self.ages[putter.job] % 2])
-            self.control.close(self.lane(), keeps)
+            self.control.close(self.lane())
 
     def shut_down(self) -> None:
         if self.random.random() < 0.1:

@@ -186,6 +186,30 @@ def test_a_deferred_job_has_what_its_lane_needs_by_then() -> None:
     assert tree.root.windows[0].used == 1
 
 
+def test_a_lane_that_comes_back_is_told_what_it_has_missed() -> None:
+    tree = Tree()
+    lane, inner = tree.lane(), tree.lane(tree.lane())
+    for each in (lane, inner, inner.parent):
+        each.handle = lambda: None
+        each.end_is_watched = True
+    tree.control.pause(inner, 5)
+    tree.control.pause(lane, 1)
+    tree.scheduler.tree.check_idle(inner)
+    tree.scheduler.tree.check_idle(lane)
+    assert not tree.root.children
+    tree.control.set_rates(tree.root, (Rate(1),), {})
+    tree.scheduler.tree.recall(inner)
+    job = tree.submit(inner)
+    assert tree.run(5) == [job]
+    assert tree.root.windows[0].used == 1
+    tree.control.close(tree.root)
+    tree.scheduler.tree.recall(lane)
+    assert lane.closed
+    assert lane.thread is None
+    tree.submit(lane)
+    assert tree.host.deadline <= tree.host.now
+
+
 def test_a_worker_that_goes_on_needs_no_waking() -> None:
     tree = Tree(slots=1, rates=(Rate(9),))
     jobs = [tree.submit(tree.root) for _ in range(3)]
