@@ -140,8 +140,8 @@ def test_a_queue_timeout_ends_with_the_first_start() -> None:
     started, running = tree.submit(tree.root), tree.submit(tree.root)
     tree.claim()
     tree.control.set_option(tree.root, "queue_timeout", 2)
-    tree.control.pause(tree.root)
     late = tree.submit(tree.root)
+    tree.control.pause(tree.root)
     tree.scheduler.retry(started, 1)
     tree.run(1)
     assert list(tree.root.queue) == [started, late]
