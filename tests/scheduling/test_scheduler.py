@@ -487,7 +487,17 @@ class Walk:
                 self.scheduler.submit(job)
                 assert job in self.permitted_at, "it wasn't to start at once"
                 return
+            if not (job.node.constrained or job.node.bounded):
+                self.append(job)
+                return
         self.scheduler.submit(job)
+
+    def append(self, job: Job[Any]) -> None:
+        """The short way of a plain job."""
+        self.entered.add(job)
+        job.node.queue.jobs.append(job)
+        if not job.node.queue.is_ready:
+            self.scheduler.queue_added(job.node)
 
     def occupy(self) -> None:
         self.submit(occupies=True)

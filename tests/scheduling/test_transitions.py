@@ -151,6 +151,41 @@ def test_a_queue_timeout_ends_with_the_first_start() -> None:
     assert list(tree.root.queue) == [started]
 
 
+def test_deadlines_of_cancelled_jobs_do_not_pile_up() -> None:
+    tree = Tree(queue_timeout=9, retry=object())
+    jobs = [tree.submit(tree.root) for _ in range(200)]
+    for job in tree.claim():
+        tree.scheduler.retry(job, 5)
+    tree.control.pause(tree.root)
+    jobs += [tree.submit(tree.root) for _ in range(200)]
+    for job in jobs[1:200] + jobs[201:]:
+        tree.scheduler.discard(job, CANCELLED, None)
+    tree.control.pause(tree.root)
+    assert len(tree.root.backoffs) <= 2 + 32
+    assert len(tree.root.queue_deadlines) <= 2 + 32
+    assert len(tree.root.queue.jobs) <= 2 + 32
+    tree.control.resume(tree.root)
+    assert tree.claim() == [jobs[200]]
+    assert tree.run(5) == [jobs[0]]
+
+
+def test_nothing_starts_once_dispatch_is_stopped() -> None:
+    tree = Tree(slots=2)
+    lane = tree.lane()
+    running, permitted, queued = (tree.submit(lane) for _ in range(3))
+    assert tree.scheduler.claim() is running
+    tree.control.begin_shutdown()
+    tree.control.stop_dispatch()
+    tree.control.pause(lane)
+    tree.control.resume(tree.root)
+    assert tree.scheduler.succeed(running) is None
+    assert tree.claim() == []
+    assert lane.paused
+    tree.control.cancel_queued(tree.root, "over")
+    assert [permitted.value, queued.value] == ["over"] * 2
+    assert tree.root.is_idle()
+
+
 def test_a_permitted_job_may_time_out_too() -> None:
     tree = Tree(slots=1, queue_timeout=2, rates=(Rate(1, 1000),))
     jobs = [tree.submit(tree.root)]
