@@ -68,7 +68,7 @@ class Admission:
             self._admit(putter.job)
 
     def recount(self) -> None:
-        """Bounds have changed: count the queued jobs of all bounded lanes anew, and admit others."""
+        """Bounds have changed: count the queued jobs of bounded lanes anew, and admit others."""
         lanes = list(self.root.subtree())
         for lane in lanes:
             lane.pending = 0

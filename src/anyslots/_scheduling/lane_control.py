@@ -36,7 +36,7 @@ class LaneControl:
 
     @transition
     def pause(self, node: LaneState, until: float | None = None) -> None:
-        """Start nothing new: until a time, the latest one counts; or until `resume` if it's None."""
+        """Start nothing new: until a time, the latest one counts; None: until `resume`."""
         if until is None:
             node.paused = True
         else:

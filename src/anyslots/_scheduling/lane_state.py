@@ -165,11 +165,9 @@ class LaneState(Member):
         self.timeout = finite(self.option("timeout"))
         self.queue_timeout = finite(self.option("queue_timeout"))
         self.retry = self.option("retry") or None
-        self.constrained = (
-            bool(self.windows or self.gate or self.adaptive or self.retry or self.queue_timeout)
-            or parent is not None
-            and parent.constrained
-        )
+        self.constrained = bool(
+            self.windows or self.gate or self.adaptive or self.retry or self.queue_timeout
+        ) or (parent is not None and parent.constrained)
         self.bounded = self.max_pending != math.inf or (parent is not None and parent.bounded)
 
     def is_paused(self) -> bool:

@@ -356,7 +356,7 @@ class LaneTree:
             self.lift_throttles(node.parent)
 
     def lift_throttles(self, node: LaneState) -> None:
-        """Look again at the lanes on a path: what's chosen now may cost less, or rates have room."""
+        """Look again at the lanes on a path: what's chosen may cost less, or rates have room."""
         for lane in node.path():
             if lane.throttled_until > NEVER:
                 lane.throttled_until = NEVER
