@@ -314,11 +314,13 @@ class Scheduler:
             self.host.wake_worker()
 
     def close_transition(self) -> None:
+        transaction = self.transaction
         try:
             self.commit()
         finally:
-            self.transaction.busy = False
-        self.transaction.deliver()
+            transaction.busy = False
+        if transaction.deferred or transaction.notifications:
+            transaction.deliver()
 
     def _permit(self, node: LaneState) -> None:
         """Take the job at a lane's head, and all that it needs, for the worker that claims it."""
