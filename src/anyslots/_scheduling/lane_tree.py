@@ -365,7 +365,8 @@ class LaneTree:
     def update_timer(self, node: LaneState) -> None:
         if node.queue_deadlines or node.backoffs:
             node.prune()
-        self.timers.set(node, node.next_deadline())
+        # What's forgotten may still hear of its gate.
+        self.timers.set(node, math.inf if node.forgotten else node.next_deadline())
 
 
 def cost_of(job: Job[Any], window: RateWindow) -> float:
