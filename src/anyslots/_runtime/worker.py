@@ -164,7 +164,6 @@ class Worker(Lender):
         try:
             while job is not None:
                 self.job = job
-                job.holder = self
                 if job.node.timeout is not None:
                     is_timed = True
                     self.scope.set_deadline(runtime.current_time() + job.node.timeout)

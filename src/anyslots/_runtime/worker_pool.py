@@ -156,7 +156,9 @@ class WorkerPool:
         return True
 
     def _try_claim(self, worker: Worker) -> bool:
-        worker.job = self.runtime.scheduler.claim() if self.runtime.scheduler.permits else None
+        worker.job = (
+            self.runtime.scheduler.claim(worker) if self.runtime.scheduler.permits else None
+        )
         return worker.job is not None
 
     async def keep_time(self) -> None:

@@ -68,12 +68,13 @@ class Admission:
         while (putter := self.root.putters.first()) is not None:
             if putter.gave_up():
                 self.drop(putter.job)
-            else:
+                continue
+            if putter.job.node.bounded:
                 self.join(putter.job.node)
-                self._admit(putter.job)
+            self._admit(putter.job)
 
     def recount(self) -> None:
-        """Bounds have changed: count the queued jobs of all bounded lanes anew, and admit others."""
+        """Bounds have changed: count the queued jobs of bounded lanes anew, and admit others."""
         lanes = list(self.root.subtree())
         for lane in lanes:
             lane.pending = 0

@@ -11,7 +11,8 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 T_co = TypeVar("T_co", covariant=True)
 
-Listener: TypeAlias = "Callable[[Job[Any]], object]"
+Listener: TypeAlias = Callable[[Any], object]
+"""Is called with the job that's done."""
 
 
 class Status(enum.StrEnum):
@@ -180,6 +181,7 @@ class Job(Generic[T_co]):
 
     @property
     def is_done(self) -> bool:
+        """Whether it has ended."""
         return self.status is not QUEUED and self.status is not RUNNING
 
     def settle(self, status: Status, value: Any) -> None:
@@ -198,6 +200,7 @@ class Job(Generic[T_co]):
                 listeners(self)
 
     def add_listener(self, listener: Listener) -> None:
+        """Have a listener called when the job is done."""
         if self.listeners is None:
             self.listeners = listener
         elif isinstance(self.listeners, dict):
@@ -206,6 +209,7 @@ class Job(Generic[T_co]):
             self.listeners = {self.listeners: None, listener: None}
 
     def remove_listener(self, listener: Listener) -> None:
+        """Have a listener not called any more."""
         if isinstance(self.listeners, dict):
             self.listeners.pop(listener, None)
         elif self.listeners == listener:

@@ -37,7 +37,7 @@ class LaneControl:
 
     @transition
     def pause(self, node: LaneState, until: float | None = None) -> None:
-        """Start nothing new: until a time, the latest one counts; or until `resume` if it's None."""
+        """Start nothing new: until a time, the latest one counts; None: until `resume`."""
         if until is None:
             node.paused = True
         else:
@@ -93,6 +93,7 @@ class LaneControl:
             parent.ready.remove(node)
         node.priority = priority
         self.tree.update_ready(node)
+        self.tree.lift_throttles(node)
 
     @transition
     def set_option(self, node: LaneState, name: str, value: Any) -> None:
@@ -215,9 +216,12 @@ class LaneControl:
 
     @transition
     def gate_failed(self, node: LaneState, gate: Gate, failure: Callable[[Job[Any]], Any]) -> bool:
-        """A gate's call has raised: the job at the head fails; False if there's none."""
+        """A gate's call has raised: the job at the head fails; False if there's none.
+
+        Neither does one if the gate was replaced.
+        """
         gate.is_called = gate.is_awaited = False
-        head = self.tree.head(node)
+        head = self.tree.head(node) if gate is node.gate else None
         if head is not None:
             self.scheduler.drop(head, FAILED, failure(head))
         self.tree.update_limit(node)
@@ -231,8 +235,9 @@ def inherit_window(rate: Rate, place: int, former: Sequence[RateWindow]) -> Rate
     same = same or list(former[place : place + 1]) or list(former)
     if same:
         longest = max(same, key=lambda each: each.rate.per)
-        window.charges.extend(charge for charge in longest.charges if charge[0] > NEVER)
-        window.used = math.fsum(charge[1] for charge in window.charges)
-        if all(isinstance(charge[1], int) for charge in window.charges):
-            window.used = int(window.used)
+        longest.heirs.append(window)
+        window.charges.extend(longest.charges)
+        charged = [charge[1] for charge in window.charges]
+        exact = all(isinstance(each, int) for each in charged)
+        window.used = sum(charged) if exact else math.fsum(charged)
     return window

@@ -193,11 +193,9 @@ class LaneState(Member):
         self.timeout = finite(self.option("timeout"))
         self.queue_timeout = finite(self.option("queue_timeout"))
         self.retry = self.option("retry") or None
-        self.constrained = (
-            bool(self.windows or self.gate or self.adaptive or self.retry or self.queue_timeout)
-            or parent is not None
-            and parent.constrained
-        )
+        self.constrained = bool(
+            self.windows or self.gate or self.adaptive or self.retry or self.queue_timeout
+        ) or (parent is not None and parent.constrained)
         self.bounded = self.max_pending != math.inf or (parent is not None and parent.bounded)
         self.fast_path = not (self.constrained or self.bounded or self.is_observed)
 
@@ -247,9 +245,12 @@ class LaneState(Member):
             return False
         if not self.busy and len(self.queue) == self.putting:
             return True
-        lanes = list(self.subtree())
+        if self.putters is None:
+            return False
+        # Some queues may have jobs of waiting submitters alone.
         return not any(
-            lane.lent or lane.backing_off or len(lane.queue) > lane.putting for lane in lanes
+            lane.lent or lane.backing_off or len(lane.queue) > lane.putting
+            for lane in self.subtree()
         )
 
     def is_dropped(self) -> bool:

@@ -104,6 +104,7 @@ class LaneTree:
         node: LaneState = job.node
         assert job.attempt is not None
         job.attempt.backs_off = True
+        job.attempt.charges = []  # of a start that's over
         node.backing_off += 1
         self.count_busy(node, 1)
         if node.backoffs is None:
@@ -112,6 +113,8 @@ class LaneTree:
         self.update_timer(node)
 
     def end_back_off(self, job: Job[Any]) -> None:
+        assert job.attempt is not None
+        job.attempt.backs_off = False
         job.node.backing_off -= 1
         self.count_busy(job.node, -1)
 
@@ -178,6 +181,8 @@ class LaneTree:
         for lane in node.path():
             lane.held += 1
         self.update_ready(node)
+        if node.constrained:
+            self.lift_throttles(node)
         self.loans.changed(node)
 
     def release(self, node: LaneState) -> None:
@@ -214,7 +219,7 @@ class LaneTree:
             wake()
         if not node.is_dropped():
             node.end_is_watched = False
-        elif not node.children:
+        elif not (node.children or node.putting):
             self.forget(node)
             if node.parent is not None and node.parent.end_is_watched:
                 self.check_idle(node.parent)
@@ -254,6 +259,11 @@ class LaneTree:
             parent.succeeded -= node.succeeded
             parent.failed -= node.failed
             parent.cancelled -= node.cancelled
+            # What it has missed.
+            node.closed = node.closed or parent.closed
+            node.thread = None if node.closed else parent.thread
+            node.apply_options()
+            self.update_timer(node)
 
     # Rates, gates and time.
 
@@ -318,8 +328,12 @@ class LaneTree:
             window.release(charge)
         attempt.charges = []
         for lane in job.node.path():
-            if lane.gate is not None:
-                lane.gate.admissions += 1
+            gate = lane.gate
+            if gate is not None:
+                gate.admissions += 1
+                if gate.is_awaited:
+                    gate.is_awaited = False
+                    self.update_limit(lane)
 
     def count_start(self, job: Job[Any], now: float) -> None:
         """A permitted job starts: rates count it from now on, adaptive limits by their epochs."""
@@ -329,8 +343,8 @@ class LaneTree:
             attempt.first_start = now
         attempt.count += 1
         if attempt.charges:
-            for _, charge in attempt.charges:
-                charge[0] = now
+            for window, charge in attempt.charges:
+                window.start(charge, now)
             # Only now it's known when these rates have room for the next.
             self.lift_throttles(job.node)
         attempt.epochs = [
@@ -350,9 +364,11 @@ class LaneTree:
         node.update_limit()
         self.update_timer(node)
         self.update_ready(node)
+        if node.parent is not None and node.parent.constrained:
+            self.lift_throttles(node.parent)
 
     def lift_throttles(self, node: LaneState) -> None:
-        """Look again at the lanes on a path: what's chosen now may cost less, or rates have room."""
+        """Look again at the lanes on a path: what's chosen may cost less, or rates have room."""
         for lane in node.path():
             if lane.throttled_until > NEVER:
                 lane.throttled_until = NEVER
@@ -361,7 +377,8 @@ class LaneTree:
     def update_timer(self, node: LaneState) -> None:
         if node.queue_deadlines or node.backoffs:
             node.prune()
-        self.timers.set(node, node.next_deadline())
+        # What's forgotten may still hear of its gate.
+        self.timers.set(node, math.inf if node.forgotten else node.next_deadline())
 
 
 def cost_of(job: Job[Any], window: RateWindow) -> float:

@@ -94,14 +94,18 @@ class RateWindow:
     times, but for what was charged afterwards and for a limit that was lowered::
 
         the charges of the starts in any window of `per` seconds, and of reserved ones, are <= limit
-        `used` is the sum of all charges, as exactly as floats add up; 0 if there are none
+        `charges` has those of the starts, in their order; `reserved` those of the others
+        `used` is the sum of both, as exactly as floats add up; 0 if there are none
     """
 
-    __slots__ = ("charges", "rate", "used")
+    __slots__ = ("charges", "heirs", "rate", "reserved", "used")
 
     def __init__(self, rate: Rate) -> None:
         self.rate = rate
+        # The windows that have replaced it and count the same charges.
+        self.heirs: list[RateWindow] = []
         self.charges: deque[Charge] = deque()
+        self.reserved: dict[int, Charge] = {}
         self.used: float = 0
 
     def available_at(self, now: float, cost: float) -> float:
@@ -110,17 +114,15 @@ class RateWindow:
         Infinity if that depends on when the permitted jobs start.
         """
         charges, rate = self.charges, self.rate
-        while charges and charges[0][0] + rate.per <= now:
-            self.used -= charges.popleft()[1]
-        if not charges:
-            self.used = 0  # and no rounding error is left
+        if not charges or charges[0][0] + rate.per <= now:
+            self._forget(now)
         if not self._exceeds(cost):
             return now
         excess = self.used + cost - rate.limit
         for time, charged in charges:
             excess -= charged
             # Rounding errors make it look again too early at most, never too late.
-            if excess <= rate.limit * 1e-9 and time + rate.per > now:
+            if excess <= rate.limit * 1e-9:
                 return time + rate.per
         return math.inf
 
@@ -128,28 +130,50 @@ class RateWindow:
         """Whether it remembers nothing that matters."""
         return self.available_at(now, self.rate.limit) <= now and not self.used
 
+    def _forget(self, now: float) -> None:
+        """Let go of the starts that are over."""
+        charges = self.charges
+        while charges and charges[0][0] + self.rate.per <= now:
+            self.used -= charges.popleft()[1]
+        if not (charges or self.reserved):
+            self.used = 0  # and no rounding error is left
+
     def _exceeds(self, cost: float) -> bool:
         """Whether there's more than `limit` in the window with this cost, decided exactly."""
         limit = self.rate.limit
         excess = self.used + cost - limit
         if type(excess) is int or abs(excess) > limit * 1e-9:
             return excess > 0
-        return math.fsum([*(charge[1] for charge in self.charges), cost, -limit]) > 0
+        charges = [*self.charges, *self.reserved.values()]
+        return math.fsum([*(charge[1] for charge in charges), cost, -limit]) > 0
 
     def reserve(self, cost: float) -> Charge:
         """Take a start for a job that is permitted."""
         charge = [math.inf, cost]
-        self.charges.append(charge)
+        self.reserved[id(charge)] = charge
         self.used += cost
         return charge
 
+    def start(self, charge: Charge, now: float) -> None:
+        """The job that a start is reserved for starts."""
+        del self.reserved[id(charge)]
+        charge[0] = now
+        self.charges.append(charge)
+
     def release(self, charge: Charge) -> None:
         """Give back a start that won't happen."""
+        del self.reserved[id(charge)]
         self.used -= charge[1]
-        charge[:] = -math.inf, 0
 
     def adjust(self, charge: Charge, now: float, amount: float) -> None:
         """Charge a start ``amount`` in all, as far as it matters still."""
+        self._forget(now)
+        change = amount - charge[1]
+        charge[1] = amount
         if charge[0] + self.rate.per > now:
-            self.used += amount - charge[1]
-            charge[1] = amount
+            self.used += change
+        heirs = [*self.heirs]
+        for heir in heirs:
+            heirs += heir.heirs
+            if any(each is charge for each in heir.charges):
+                heir.used += change

@@ -29,6 +29,7 @@ class ReadyQueue:
         a member is in a ring  <=>  its `is_ready` is set
         first is the member whose turn it is, of the highest priority; None  <=>  count == 0
         each priority in `rings` has just one entry in the heap `priorities`, and the other way
+        there are at most `2 * count + 33` rings when one is added
     """
 
     __slots__ = ("count", "first", "priorities", "rings")
@@ -56,6 +57,8 @@ class ReadyQueue:
             member.prev.next = head.prev = member
         else:
             if priority not in self.rings:
+                if len(self.rings) > 2 * self.count + 32:
+                    self._compact()
                 heapq.heappush(self.priorities, -priority)
             self.rings[priority] = member.prev = member.next = member
             if self.first is None or priority > self.first.priority:
@@ -86,3 +89,8 @@ class ReadyQueue:
         while (first := self.rings[-self.priorities[0]]) is None:
             del self.rings[-heapq.heappop(self.priorities)]
         return first
+
+    def _compact(self) -> None:
+        self.rings = {priority: ring for priority, ring in self.rings.items() if ring is not None}
+        self.priorities = [-priority for priority in self.rings]
+        heapq.heapify(self.priorities)

@@ -20,7 +20,18 @@ from collections import deque
 from typing import Any
 
 from .admission import Admission
-from .job import CANCELLED, FAILED, PERMIT, QUEUED, RUNNING, SUCCEEDED, Attempts, Job, Status
+from .job import (
+    CANCELLED,
+    FAILED,
+    PERMIT,
+    QUEUED,
+    RUNNING,
+    SUCCEEDED,
+    Attempts,
+    Holder,
+    Job,
+    Status,
+)
 from .lane_state import LaneState
 from .lane_tree import Host, LaneTree
 from .rates import Charge, RateWindow
@@ -100,7 +111,8 @@ class Scheduler:
         """
         job = putter.job
         if self.may_submit(job):
-            self.admission.join(job.node)
+            if job.node.bounded:
+                self.admission.join(job.node)
             putter.served = True
             putter.wake()
         else:
@@ -123,11 +135,16 @@ class Scheduler:
         if job.attempt is None:
             job.attempt = Attempts(job.node.numbers)
             job.node.numbers += 1
+            if job.status is RUNNING:
+                job.attempt.count = 1
+                job.attempt.first_start = self.host.current_time()
 
     def _enqueue(self, job: Job[Any]) -> None:
         node: LaneState = job.node
         queue = node.queue
         queue.jobs.append(job)
+        if node.constrained:
+            self.add_attempt(job)  # its lane may have become so only now
         if node.queue_timeout is not None:
             self.tree.note_deadline(job)
         if not queue.is_ready:
@@ -136,9 +153,9 @@ class Scheduler:
     # Starting and ending.
 
     @transition
-    def claim(self) -> Job[Any] | None:
-        """Start the job that was permitted first; None if there's none any more."""
-        return self._claim(None)
+    def claim(self, holder: Holder | None = None) -> Job[Any] | None:
+        """Start the job that was permitted first, held by what claims it; None if there's none."""
+        return self._claim(holder)
 
     def succeed(self, job: Job[Any]) -> Job[Any] | None:
         """End a running job that has returned a value, and start the next one in its slot.
@@ -157,19 +174,23 @@ class Scheduler:
         ):
             return self.finish(job, SUCCEEDED, job.value)
         transaction.busy = True
+        holder = job.holder
         node.succeeded += 1
         job.settle(SUCCEEDED, job.value)
         following = self._hand_over(node)
         if following is None:
             try:
-                following = self._claim_next(job.slot)
+                assert job.slot is not None
+                self.slots.release(job.slot)
+                following = self._claim_next(holder)
             finally:
                 self.close_transition()
             return following
         following.status = RUNNING
+        following.holder = holder
         following.slot = job.slot
         transaction.busy = False
-        if transaction.notifications:
+        if transaction.deferred or transaction.notifications:
             transaction.deliver()
         return following
 
@@ -187,13 +208,12 @@ class Scheduler:
             node.cancelled += 1
         if node.constrained:
             self._feed_back(job, status)
+        holder = job.holder
         job.settle(status, value)
         self.tree.release(node)
-        if goes_on:
-            return self._claim_next(job.slot)
         assert job.slot is not None
         self.slots.release(job.slot)
-        return None
+        return self._claim_next(holder) if goes_on else None
 
     @transition
     def retry(self, job: Job[Any], delay: float) -> None:
@@ -225,20 +245,23 @@ class Scheduler:
     def drop(self, job: Job[Any], status: Status, value: Any) -> None:
         """The same as a step of another transition."""
         node: LaneState = job.node
-        attempt = job.attempt
         permitted = job.holder is PERMIT
+        backs_off = job.attempt is not None and job.attempt.backs_off
         putter = self.admission.remove(job)
-        if putter is None:
-            if status is FAILED:
-                node.failed += 1
-            else:
-                node.cancelled += 1
+        if status is FAILED:
+            node.failed += 1
+            if putter is not None:
+                # It's submitted with that: who waits gets the job that has failed.
+                putter.served = True
+                putter.wake()
+        elif putter is None:
+            node.cancelled += 1
         if permitted:
             self._give_back(job)
-        elif attempt is not None and attempt.backs_off:
+        elif backs_off:
             self.tree.end_back_off(job)
         job.settle(status, value)
-        if not (permitted or (attempt is not None and attempt.backs_off)):
+        if not (permitted or backs_off):
             self.tree.discard(node)
             if putter is None and node.bounded and not was_started(job):
                 self.admission.leave(job)
@@ -324,11 +347,13 @@ class Scheduler:
             self.host.wake_worker()
 
     def close_transition(self) -> None:
+        transaction = self.transaction
         try:
             self.commit()
         finally:
-            self.transaction.busy = False
-        self.transaction.deliver()
+            transaction.busy = False
+        if transaction.deferred or transaction.notifications:
+            transaction.deliver()
 
     def _permit(self, node: LaneState) -> None:
         """Take the job at a lane's head, and all that it needs, for the worker that claims it."""
@@ -360,26 +385,24 @@ class Scheduler:
     def _drop_putter(self, job: Job[Any]) -> None:
         self.drop(job, CANCELLED, None)
 
-    def _claim_next(self, slot: int | None) -> Job[Any] | None:
-        """Start a job in a slot number whose slot has just been given back."""
-        assert slot is not None
+    def _claim_next(self, holder: Holder | None) -> Job[Any] | None:
+        """Start a job in the slot that a worker has just given back."""
         # Before others are woken: this worker needs no waking.
         while self.loans.waiting and (loan := self.loans.first()) is not None:
             self._resume(loan)
             loan.wake()
         while not self.permits and (node := self.tree.select()) is not None:
             self._permit(node)
-        return self._claim(slot)
+        return self._claim(holder)
 
-    def _claim(self, slot: int | None) -> Job[Any] | None:
+    def _claim(self, holder: Holder | None) -> Job[Any] | None:
         while self.permits:
             job = self.permits.popleft()
             self.unannounced = min(self.unannounced, len(self.permits))
             if job.status is QUEUED:
-                self._start(job, self.slots.acquire() if slot is None else slot)
+                job.holder = holder
+                self._start(job, self.slots.acquire())
                 return job
-        if slot is not None:
-            self.slots.release(slot)
         return None
 
     def _start(self, job: Job[Any], slot: int) -> None:
@@ -455,14 +478,20 @@ class Scheduler:
             if first is None:
                 break
             lane = first
-        if first is None or lane.constrained or lane.bounded:
+        queue = lane.queue
+        if (
+            first is None
+            or lane.constrained
+            or lane.bounded
+            or queue.retried
+            or queue.jobs[0].holder is not None
+        ):
             root.held -= 1
             if not root.held and root.end_is_watched:
                 self.tree.check_idle(root)
             return None
-        queue = lane.queue
-        job: Job[Any] = queue.pop() if queue.dead or queue.retried else queue.jobs.popleft()
-        stays: object = queue.jobs or queue.retried
+        job: Job[Any] = queue.pop() if queue.dead else queue.jobs.popleft()
+        stays: object = queue.jobs
         if not stays and lane is not root:
             self.tree.count_emptied(lane)
         # Walk up, taking a slot of each lane.

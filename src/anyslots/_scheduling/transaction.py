@@ -16,14 +16,16 @@ class Transaction:
 
     Code of users runs in callbacks and instruments, which a transition only notes for later; but
     also in ``__del__`` methods and signal handlers, anywhere. Whatever these ask for while a
-    transition is under way is done after it. Notifications go out of one loop, never nested.
+    transition is under way is done right after it, before anything is notified that might depend on
+    it. Notifications go out of one loop, never nested.
     """
 
-    __slots__ = ("busy", "delivering", "notifications")
+    __slots__ = ("busy", "catching_up", "deferred", "delivering", "notifications")
 
     def __init__(self) -> None:
         self.busy = False
-        self.delivering = False
+        self.catching_up = self.delivering = False
+        self.deferred: deque[Callable[[], object]] = deque()
         self.notifications: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
 
     def notify(self, call: Callable[..., object], *args: object) -> None:
@@ -31,6 +33,16 @@ class Transaction:
         self.notifications.append((call, args))
 
     def deliver(self) -> None:
+        """Do what was asked for in the middle of the transition, and notify of all that's done."""
+        if self.catching_up:
+            return
+        if self.deferred:
+            self.catching_up = True
+            try:
+                while self.deferred:
+                    self.deferred.popleft()()
+            finally:
+                self.catching_up = False
         if self.delivering:
             return
         self.delivering = True
@@ -66,7 +78,7 @@ def transition(
     def perform(self: Self, /, *args: P.args, **kwargs: P.kwargs) -> R | None:
         transaction = self.transaction
         if transaction.busy:
-            transaction.notify(functools.partial(perform, self, *args, **kwargs))
+            transaction.deferred.append(functools.partial(perform, self, *args, **kwargs))
             return None
         transaction.busy = True
         try:

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+from trees import Tree, new_job, new_lane
+
+from anyslots._scheduling.job import CANCELLED, FAILED, RUNNING, Job
+from anyslots._scheduling.wait_queue import Waiter
+
+STEPS = st.tuples(
+    st.sampled_from(["put", "put", "put", "leave", "leave", "remove", "bound"]),
+    st.integers(0, 100),
+    st.sampled_from([0, 1, 2, 3, math.inf]),
+)
+
+
+@given(
+    st.lists(st.sampled_from([0, 1, 2, 3]), min_size=4, max_size=4), st.lists(STEPS, max_size=60)
+)
+def test_putters_are_admitted_in_order_while_there_is_capacity(bounds, steps) -> None:
+    tree = Tree(max_pending=bounds[0])
+    lanes = [tree.root]
+    for n in (1, 2, 3):
+        lanes.append(new_lane(lanes[n // 2], max_pending=bounds[n]))
+    admission = tree.scheduler.admission
+    # What waits to start, by age; and the rest, by the order in which they asked.
+    pending: list[Job] = []
+    waiting: list[Job] = []
+
+    def admit() -> None:
+        while True:
+            able = [job for job in waiting if has_capacity(job)]
+            if not able:
+                return
+            waiting.remove(able[0])
+            pending.append(able[0])
+
+    def has_capacity(job: Job) -> bool:
+        return all(
+            sum(each.node.is_inside(lane) for each in pending) < lane.max_pending
+            for lane in job.node.path()
+        )
+
+    for what, at, bound in steps:
+        jobs = {"leave": [*pending, *waiting], "remove": waiting}.get(what, lanes)
+        chosen = jobs[at % len(jobs)] if jobs else None
+        if what == "put":
+            job = new_job(chosen)
+            assert admission.has_capacity(chosen) == has_capacity(job)
+            if admission.has_capacity(chosen):
+                pending.append(job)
+                admission.join(chosen)
+            else:
+                waiting.append(job)
+                admission.add(Waiter(job, lambda: None))
+            chosen.queue.jobs.append(job)
+        elif what == "bound":
+            chosen.max_pending = bound
+            for lane in lanes:
+                lane.apply_options()
+            admission.recount()
+        elif chosen is not None:
+            chosen.status = RUNNING if what == "leave" else CANCELLED
+            chosen.node.queue.discard()
+            (pending if chosen in pending else waiting).remove(chosen)
+            (admission.leave if what == "leave" else admission.remove)(chosen)
+        admit()
+        assert list(admission.putters) == waiting
+        for lane in lanes:
+            inside = [job for job in pending if job.node.is_inside(lane) and job.node.bounded]
+            assert lane.pending == len(inside)
+            assert lane.putting == sum(job.node is lane for job in waiting)
+
+
+def put(tree: Tree, node) -> tuple[Job, Waiter, list[Job]]:
+    job, woken = new_job(node), []
+    putter = Waiter(job, lambda: woken.append(job))
+    tree.scheduler.put(putter)
+    return job, putter, woken
+
+
+def test_a_putter_whose_job_has_timed_out_is_admitted_with_it() -> None:
+    tree = Tree(slots=1, max_pending=0, queue_timeout=2)
+    tree.submit(tree.root)
+    tree.claim()
+    job, putter, woken = put(tree, tree.root)
+    tree.run(2)
+    assert job.status is FAILED
+    assert putter.served
+    assert woken == [job]
+    assert (tree.root.statistics().submitted, tree.root.statistics().failed) == (2, 1)
+    assert tree.root.pending == 0
+
+
+def test_closing_rejects_putters_inside() -> None:
+    tree = Tree(slots=1, max_pending=0)
+    lane = tree.lane()
+    running = tree.submit(tree.root)
+    inside, outside = put(tree, lane), put(tree, tree.root)
+    tree.control.close(lane)
+    assert (inside[0].status, inside[1].served, len(inside[2])) == (CANCELLED, False, 1)
+    assert not outside[2]
+    assert tree.claim() == [running]
+    assert tree.scheduler.succeed(running) is outside[0]
+    assert tree.root.statistics().submitted == 2
