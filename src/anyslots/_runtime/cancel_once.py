@@ -75,6 +75,9 @@ class OnceScope:
             scope.__exit__(None, None, None)
             del scope
         self._inner.__exit__(None, None, None)
+        # Else anyio would have the host's task take back the cancellations of this one, if a scope
+        # around both of them is cancelled, too.
+        self._outer.shield = True
         self._outer.__exit__(None, None, None)
         return is_intact
 

@@ -157,6 +157,7 @@ class Worker(Lender):
         is_clean = self.scope.is_clean
         send: Callable[[Any], Any] = self.stepper.send
         swapped = runtime.backend.swapped_context()
+        cancels = runtime.backend.cancel_count()
         context: Any
         value: Any
         is_timed = False
@@ -207,6 +208,9 @@ class Worker(Lender):
                     job = self._end(job)
                 else:
                     job = succeed(job)
+                if cancels is not None and cancels() and not self.is_detained:
+                    # A callback has cancelled the task that it ran in.
+                    yield from runtime.backend.uncancel()
         except BaseException as exc:
             assert job is not None
             if not instant:
@@ -301,8 +305,8 @@ class Worker(Lender):
         if self.loan is not None:
             self.resume()
         if self.is_closing:
-            self._settle(job, CANCELLED, "the event loop has ended")
             runtime.lost()
+            self._settle(job, CANCELLED, "the event loop has ended")
             return
         cancelled, rest = split(exception, runtime.backend.cancelled)
         if cancelled is None or rest is not None:
