@@ -44,6 +44,7 @@ class Worker(Lender):
     """
 
     __slots__ = (
+        "cancels",
         "error",
         "is_closing",
         "is_detained",
@@ -64,6 +65,8 @@ class Worker(Lender):
         self.task: object = None
         self.tasks: tuple[object, ...] = ()
         self.scope: JobScope
+        # How to count the task's native cancellations, where there are any.
+        self.cancels: Callable[[], int] | None = None
         self.is_detained = False
         # Whether the job was asked to cancel, and why.
         self.was_asked = False
@@ -95,6 +98,8 @@ class Worker(Lender):
         """Run jobs until there are no more, or this task had better not go on."""
         self.task = self.runtime.backend.current_task()
         self.tasks = (self.task,)
+        # Not made anew for each job: it refers to the task, as what a job leaves behind does.
+        self.cancels = self.runtime.backend.cancel_count()
         try:
             while await self._work_in_scope():
                 pass
@@ -131,8 +136,7 @@ class Worker(Lender):
             # The executor was never left, and the event loop cancels what is left over.
             runtime.lost()
             return False
-        cancels = backend.cancel_count()
-        if cancels is not None and cancels():
+        if self.cancels is not None and self.cancels():
             await backend.uncancel()
         return self._is_fit(is_intact)
 
@@ -157,7 +161,7 @@ class Worker(Lender):
         is_clean = self.scope.is_clean
         send: Callable[[Any], Any] = self.stepper.send
         swapped = runtime.backend.swapped_context()
-        cancels = runtime.backend.cancel_count()
+        cancels = self.cancels
         context: Any
         value: Any
         is_timed = False
