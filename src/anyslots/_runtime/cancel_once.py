@@ -75,6 +75,7 @@ class OnceScope:
         while (scope := states[self._task].cancel_scope) not in (self._inner, None):
             is_intact = False
             assert scope is not None
+            scope.cancel()  # it may be a task group's
             scope.__exit__(None, None, None)
             del scope
         self._inner.__exit__(None, None, None)
