@@ -272,7 +272,9 @@ class Results(Generic[T]):
             self._producing = True
             self.job = self._runtime.own_job()
             self._runtime.producers.add(self)
-            self._runtime.task_group.start_soon(self._produce, name="anyslots producer of a map")
+            self._runtime.backend.start_task(
+                self._runtime.task_group, self._produce, "anyslots producer of a map"
+            )
 
     def _is_open(self) -> bool:
         return self._node.thread is not None and self._node.thread == self._runtime.thread
@@ -325,7 +327,7 @@ class Results(Generic[T]):
                 if inputs.are_sync and not self._node.bounded:
                     while not inputs.exhausted:
                         if self._take_now():
-                            await anyio.lowlevel.checkpoint()
+                            await self._let_others_run()
                         else:
                             await self._wait_for_room()
                 else:
@@ -340,6 +342,13 @@ class Results(Generic[T]):
             self._producing = False
             self._runtime.producers.discard(self)
             self._notify()
+
+    async def _let_others_run(self) -> None:
+        try:
+            await anyio.lowlevel.checkpoint()
+        except self._runtime.backend.cancelled:
+            if not await self._runtime.outlives_cancellation(self._scope):
+                raise
 
     async def _produce_one(self) -> None:
         await self._wait_for_room()

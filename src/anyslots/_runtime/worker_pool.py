@@ -11,6 +11,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import anyio
@@ -117,7 +118,7 @@ class WorkerPool:
         """Start the tasks that are missing. Called in a task."""
         if self.closed:
             return
-        start = self.runtime.task_group.start_soon
+        start = partial(self.runtime.backend.start_task, self.runtime.task_group)
         name = self.runtime.root.name
         while self.idle <= len(self.runtime.scheduler.permits):
             worker = Worker(self.runtime)
