@@ -354,13 +354,18 @@ class Results(Generic[T]):
         await self._wait_for_room()
         try:
             args = await self._inputs.take()
-        except self._runtime.backend.cancelled:
+        except self._runtime.backend.cancelled as exc:
+            cancels = self._runtime.backend.cancel_count()
+            is_native = cancels is not None and cancels() > 0
             if not await self._runtime.outlives_cancellation(self._scope):
                 raise
             args = None
-            self._inputs.error = JobCancelled(
-                "the task that takes the inputs of a map was cancelled"
-            )
+            # Else it's the source's own.
+            self._inputs.error = exc
+            if is_native:
+                self._inputs.error = JobCancelled(
+                    "the task that takes the inputs of a map was cancelled"
+                )
         except BaseException as exc:
             args = None
             self._inputs.error = exc

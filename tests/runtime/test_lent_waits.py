@@ -580,7 +580,7 @@ class Trial:
                 raise
         finally:
             handle.cancel()
-            del task, cancel
+            del cancel
 
     async def wait(self, each: Wait) -> None:
         executor = self.executor

@@ -19,9 +19,10 @@ import anyio
 from .._scheduling.job import CANCELLED, FAILED, SUCCEEDED, Cancellation, Job, Status
 from . import instrumentation
 from .backend import JobScope
+from .error_policy import get_traceback
 from .lending import Lender
 from .retrying import judge, note_attempts
-from .runtime import CANCELLED_FROM_OUTSIDE, Runtime, get_traceback
+from .runtime import CANCELLED_FROM_OUTSIDE, Runtime
 
 OWN_FILES = (__file__, instrumentation.__file__)
 """Where a traceback begins that comes out of a job."""

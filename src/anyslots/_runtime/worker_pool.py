@@ -20,6 +20,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from .._scheduling.gate import Gate
 from .._scheduling.job import Failure, Job
 from .._scheduling.lane_state import LaneState
+from .error_policy import get_traceback
 from .runtime import Runtime
 from .worker import Worker
 
@@ -210,4 +211,5 @@ class WorkerPool:
             return self.runtime.fail(job, exception)
 
         if self.runtime.control.gate_failed(lane, gate, failure) is False:
-            logger.error("gate of lane %r raised for no job", lane.name, exc_info=exception)
+            exc_info = (type(exception), exception, get_traceback(exception))
+            logger.error("gate of lane %r raised for no job", lane.name, exc_info=exc_info)
