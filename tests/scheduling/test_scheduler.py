@@ -505,7 +505,16 @@ class Walk:
     def put(self) -> None:
         job = self.new_job(self.random.random() < 0.3)
         if job is not None:
-            putter = self.waiters[job] = Waiter(job, self.notify)
+            self.expires_at.pop(job, None)
+
+            def wake() -> None:
+                # The time of a job counts from when it's submitted.
+                timeout = job.node.queue_timeout
+                if putter.served and job.status is QUEUED and timeout is not None:
+                    self.expires_at[job] = self.host.now + timeout
+                self.notify()
+
+            putter = self.waiters[job] = Waiter(job, wake)
             self.scheduler.put(putter)
 
     def claim(self) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import math
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -85,6 +86,9 @@ class OnceScope:
             and self._task.cancelling() == self._cancelling
         )
 
+    def watched(self) -> tuple[object, Callable[[], int]]:
+        return self._task, self._task.cancelling
+
     def is_referred_to(self) -> bool:
         return sys.getrefcount(self._task) > self._outside_references
 
@@ -130,8 +134,9 @@ class OnceScope:
 
     def suspend(self) -> None:
         """The job waits for something: what a shield of its own has held up may come now."""
-        self._looks = LOOKS
-        self._loop.call_soon(self.look)
+        if self.is_pending:
+            self._looks = LOOKS
+            self._loop.call_soon(self.look)
 
     def deliver(self, thrown: BaseException) -> BaseException:
         if not isinstance(thrown, asyncio.CancelledError) or not self.is_spent:

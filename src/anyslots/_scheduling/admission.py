@@ -22,10 +22,17 @@ class Admission:
         start and not permitted, without those of putters
     """
 
-    __slots__ = ("drop", "putters", "root", "tickets")
+    __slots__ = ("drop", "note_deadline", "putters", "root", "tickets")
 
-    def __init__(self, root: LaneState, drop: Callable[[Job[Any]], object]) -> None:
+    def __init__(
+        self,
+        root: LaneState,
+        drop: Callable[[Job[Any]], object],
+        note_deadline: Callable[[Job[Any]], object],
+    ) -> None:
         self.root = root
+        # Has a job that is admitted time out.
+        self.note_deadline = note_deadline
         # Takes the job of a submitter that has given up out of its queue.
         self.drop = drop
         # The submitters that wait, by job.
@@ -113,6 +120,8 @@ class Admission:
         putter = self.remove(job)
         assert putter is not None
         putter.served = True
+        if job.node.queue_timeout is not None:
+            self.note_deadline(job)  # its time counts from now
         putter.wake()
 
     def _putters_of(self, node: LaneState) -> Putters:
