@@ -47,6 +47,7 @@ class Worker(Lender):
     """
 
     __slots__ = (
+        "cancels",
         "error",
         "is_closing",
         "is_detained",
@@ -69,6 +70,8 @@ class Worker(Lender):
         self.task: object = None
         self.tasks: tuple[object, ...] = ()
         self.scope: JobScope
+        # How to count the task's native cancellations, where there are any.
+        self.cancels: Callable[[], int] | None = None
         self.is_detained = False
         # Whether there's more to see to at the job's next step or end than its value.
         self.needs_care = self.is_timed = False
@@ -108,6 +111,8 @@ class Worker(Lender):
         pool = runtime.pool
         self.task = runtime.backend.current_task()
         self.tasks = (self.task,)
+        # Not made anew for each job: it refers to the task, as what a job leaves behind does.
+        self.cancels = runtime.backend.cancel_count()
         goes_on = True
         try:
             while goes_on:
@@ -149,8 +154,7 @@ class Worker(Lender):
             # The executor was never left, and the event loop cancels what is left over.
             runtime.lost()
             return False
-        cancels = backend.cancel_count()
-        if cancels is not None and cancels():
+        if self.cancels is not None and self.cancels():
             await backend.uncancel()
         return self._is_fit(is_intact)
 
@@ -176,6 +180,7 @@ class Worker(Lender):
         watched, is_disturbed = self.scope.watched()
         references = getrefcount(watched)
         swapped = runtime.backend.swapped_context()
+        transaction = runtime.scheduler.transaction
         context: Any
         value: Any
         instant = 0
@@ -220,6 +225,9 @@ class Worker(Lender):
                     job = self._end(job)
                 else:
                     job = succeed(job)
+                if transaction.has_delivered:
+                    transaction.has_delivered = False
+                    yield from self._uncancel()
         except BaseException as exc:
             assert job is not None
             if not has_begun:
@@ -232,6 +240,12 @@ class Worker(Lender):
             # An exception that comes out has this frame in its traceback: let it keep nothing.
             job = context = value = self.job = None
             runtime.pool.idle += 1
+
+    @coroutine
+    def _uncancel(self) -> Generator[Any, Any, None]:
+        """Callbacks were called that may have cancelled the task that they ran in."""
+        if self.cancels is not None and self.cancels() and not self.is_detained:
+            yield from self.runtime.backend.uncancel()
 
     def _attend(self, job: Job[Any]) -> Context:
         """A job starts that has only so much time, or may have other attempts."""
@@ -324,8 +338,8 @@ class Worker(Lender):
         if self.loan is not None:
             self.resume()
         if self.is_closing:
-            self._settle(job, CANCELLED, "the event loop has ended")
             runtime.lost()
+            self._settle(job, CANCELLED, "the event loop has ended")
             return
         cancelled, rest = split(exception, runtime.backend.cancelled)
         if cancelled is None or rest is not None:

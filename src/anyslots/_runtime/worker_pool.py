@@ -76,6 +76,11 @@ class WorkerPool:
         """All tasks have ended."""
         self.woken.close()
 
+    def abandon(self) -> None:
+        """Ask nothing of the event loop any more, which is gone."""
+        self.closed = True
+        self.timer = None
+
     def wake_worker(self) -> None:
         """There's one permit more."""
         if len(self.runtime.scheduler.permits) > self.searching:

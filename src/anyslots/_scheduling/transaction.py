@@ -20,12 +20,20 @@ class Transaction:
     it. Notifications go out of one loop, never nested.
     """
 
-    __slots__ = ("busy", "catching_up", "deferred", "delivering", "is_pending", "notifications")
+    __slots__ = (
+        "busy",
+        "catching_up",
+        "deferred",
+        "delivering",
+        "has_delivered",
+        "is_pending",
+        "notifications",
+    )
 
     def __init__(self) -> None:
         self.busy = False
-        # Whether there's anything for `deliver`.
-        self.is_pending = False
+        # Whether there's anything for `deliver`; whether it has called anything since that was reset.
+        self.is_pending = self.has_delivered = False
         self.catching_up = self.delivering = False
         self.deferred: deque[Callable[[], object]] = deque()
         self.notifications: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
@@ -53,7 +61,7 @@ class Transaction:
                 self.catching_up = False
         if self.delivering:
             return
-        self.delivering = True
+        self.delivering = self.has_delivered = True
         try:
             while self.notifications:
                 call, args = self.notifications.popleft()
