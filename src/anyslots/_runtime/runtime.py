@@ -50,6 +50,7 @@ class Pool(Protocol):
 
     workers: set[Any]
     idle: int
+    searching: int
 
     def spawn_workers(self) -> None: ...
 

@@ -44,6 +44,7 @@ class Worker(Lender):
     """
 
     __slots__ = (
+        "ends_turn",
         "error",
         "is_closing",
         "is_detained",
@@ -65,6 +66,8 @@ class Worker(Lender):
         self.tasks: tuple[object, ...] = ()
         self.scope: JobScope
         self.is_detained = False
+        # Whether other tasks are to run before it claims another job.
+        self.ends_turn = False
         # Whether the job was asked to cancel, and why.
         self.was_asked = False
         self.reason: str | None = None
@@ -167,9 +170,6 @@ class Worker(Lender):
                 if job.node.timeout is not None:
                     is_timed = True
                     self.scope.set_deadline(runtime.current_time() + job.node.timeout)
-                if instant == INSTANT_JOBS:
-                    instant = 0
-                    yield from runtime.backend.checkpoint()
                 instant += 1
                 context = job.context
                 if job.node.retry is not None:
@@ -198,7 +198,9 @@ class Worker(Lender):
                 if is_timed:
                     is_timed = False
                     self._stop_clock()
-                if (
+                if instant == INSTANT_JOBS:
+                    job = self._end_turn(job)
+                elif (
                     self.error is not None
                     or self.is_detained
                     or self.loan is not None
@@ -209,9 +211,6 @@ class Worker(Lender):
                     job = succeed(job)
         except BaseException as exc:
             assert job is not None
-            if not instant:
-                # Cancelled before its first step.
-                job.context.run(runtime.scheduler.started, job)  # type: ignore[union-attr]
             self._end_interrupted(job, exc)
             if self.is_closing:
                 raise
@@ -265,8 +264,21 @@ class Worker(Lender):
             return self._fail(job, error)
         return self._settle(job, SUCCEEDED, job.value)
 
+    def _end_turn(self, job: Job[Any]) -> None:
+        """End a job, and let other tasks run before the next one is claimed.
+
+        Not after that: another worker might begin a later job before.
+        """
+        self.ends_turn = True
+        pool = self.runtime.pool
+        pool.searching += 1  # no other worker needs to be notified
+        try:
+            self._end(job)
+        finally:
+            pool.searching -= 1
+
     def _settle(self, job: Job[Any], status: Status, value: Any) -> Job[Any] | None:
-        goes_on = not self.is_detained
+        goes_on = not (self.is_detained or self.ends_turn)
         return self.runtime.scheduler.finish(job, status, value, goes_on=goes_on)
 
     def _fail(self, job: Job[Any], exception: BaseException) -> Job[Any] | None:

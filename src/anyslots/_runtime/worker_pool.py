@@ -133,7 +133,8 @@ class WorkerPool:
     async def claim_job(self, worker: Worker) -> bool:
         """Wait for a permit and claim its job; False if there's none for this worker any more."""
         scheduler = self.runtime.scheduler
-        while not self._try_claim(worker):
+        while worker.ends_turn or not self._try_claim(worker):
+            worker.ends_turn = False
             # What was woken by a job's end is likely to submit another: look once more.
             self.searching += 1
             try:
