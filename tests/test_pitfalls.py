@@ -517,7 +517,7 @@ def sizes(*things: object) -> dict[str, int]:
     return {
         f"{type(thing).__name__}.{name}": len(value)
         for thing in things
-        for name in type(thing).__slots__
+        for name in getattr(type(thing), "__slots__", vars(thing))
         if isinstance(value := getattr(thing, name, None), Sized)
         and not isinstance(value, str | tuple)
         and not name.startswith("__")

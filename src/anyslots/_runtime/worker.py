@@ -300,6 +300,8 @@ class Worker(Lender):
             wrapped = RuntimeError(f"job {job.name} raised {type(exception).__name__}")
             wrapped.__cause__ = exception
             exception = wrapped
+        if runtime.policy.cancels:
+            self.ends_turn = True  # the next job is cancelled, too
         return self._settle(job, FAILED, runtime.fail(job, exception))
 
     def _end_interrupted(self, job: Job[Any], exception: BaseException) -> None:
