@@ -20,7 +20,7 @@ class Inputs:
     the inputs, and is kept in ``error``.
     """
 
-    __slots__ = ("_iterators", "context", "are_sync", "error", "exhausted")
+    __slots__ = ("_iterators", "are_sync", "context", "error", "exhausted")
 
     def __init__(self, iterables: Iterable[AnyIterable[Any]], context: Context) -> None:
         self._iterators: list[Any] = [iterator_of(iterable) for iterable in iterables]

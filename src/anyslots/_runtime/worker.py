@@ -199,7 +199,8 @@ class Worker(Lender):
                     is_timed = False
                     self._stop_clock()
                 if instant == INSTANT_JOBS:
-                    job = self._end_turn(job)
+                    self._end_turn(job)
+                    job = None
                 elif (
                     self.error is not None
                     or self.is_detained
