@@ -269,7 +269,7 @@ async def start_times(seed: int, kind: str) -> Starts:
 
 @virtual
 def test_jobs_start_as_with_a_dictionary_that_never_forgets(backend) -> None:
-    for seed in range(25):
+    for seed in range(12):
         expected = run_in_virtual_time(backend, start_times, seed, "dictionary")
         found = run_in_virtual_time(backend, start_times, seed, "keyed")
         assert sorted(found) == sorted(expected), seed
