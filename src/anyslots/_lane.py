@@ -239,8 +239,7 @@ class BaseLane:
 
     def _check_wait(self, doing: str) -> None:
         self._check_thread(doing)
-        job = self._runtime.own_job()
-        if job is not None and job.node.is_inside(self._node):
+        if any(job.node.is_inside(self._node) for job in self._runtime.own_jobs()):
             raise RuntimeError(f"a job cannot {doing} {self!r}, its own: it would wait for itself")
 
     def _state_words(self) -> str:
