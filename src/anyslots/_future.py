@@ -178,7 +178,7 @@ class BaseFuture(Job[T_co]):
         lender = runtime.current_lender()
         if lender is None:
             return runtime.backend.wait(self)
-        if lender.job is self:
+        if any(job is self for job in lender.jobs()):
             raise RuntimeError(f"job {self.name} cannot wait for itself")
         return self._wait_lending(TaskWaiter(runtime.backend.park(), [lender]))
 

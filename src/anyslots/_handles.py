@@ -283,6 +283,8 @@ class Lane(BaseLane, Maps):
             return KeyedLanes(self, lambda key: checked)
         if options:
             raise TypeError("keyed takes options by name, or else one function of the key")
+        if not callable(function):
+            raise TypeError(f"keyed takes a function of the key, not {function!r}")
         ask = function
         return KeyedLanes(self, lambda key: checked_options(**ask(key)))
 

@@ -463,9 +463,12 @@ class Walk:
         job.add_listener(self.on_done)
         self.ages[job] = len(self.ages)
         self.alive.append(job)
-        if lane.queue_timeout is not None:
-            self.expires_at[job] = self.host.now + lane.queue_timeout
+        self.note_expiry(job)
         return job
+
+    def note_expiry(self, job: Job[Any]) -> None:
+        if job.node.queue_timeout is not None:
+            self.expires_at[job] = self.host.now + job.node.queue_timeout
 
     def submit(self, occupies: bool = False) -> None:
         job = self.new_job(occupies)
@@ -508,10 +511,8 @@ class Walk:
             self.expires_at.pop(job, None)
 
             def wake() -> None:
-                # The time of a job counts from when it's submitted.
-                timeout = job.node.queue_timeout
-                if putter.served and job.status is QUEUED and timeout is not None:
-                    self.expires_at[job] = self.host.now + timeout
+                if putter.served:
+                    self.note_expiry(job)  # its time in the queue counts from now on
                 self.notify()
 
             putter = self.waiters[job] = Waiter(job, wake)

@@ -48,6 +48,7 @@ class Worker(Lender):
 
     __slots__ = (
         "cancels",
+        "ends_turn",
         "error",
         "is_closing",
         "is_detained",
@@ -75,6 +76,8 @@ class Worker(Lender):
         self.is_detained = False
         # Whether there's more to see to at the job's next step or end than its value.
         self.needs_care = self.is_timed = False
+        # Whether other tasks are to run before it claims another job.
+        self.ends_turn = False
         # Whether the job was asked to cancel, and why.
         self.was_asked = False
         self.reason: str | None = None
@@ -184,7 +187,6 @@ class Worker(Lender):
         context: Any
         value: Any
         instant = 0
-        has_begun = True
         self.needs_care = False
         try:
             while job is not None:
@@ -192,16 +194,13 @@ class Worker(Lender):
                 context = job.context
                 if job.node.is_attended:
                     context = self._attend(job)
-                if instant == INSTANT_JOBS:
-                    instant = 0
-                    has_begun = False
-                    yield from runtime.backend.checkpoint()
-                    has_begun = True
                 runtime.stepped = job
                 # Not `run = context.run`: making a bound method takes as long as calling it.
                 value = context.run(send, job)
                 if value is JOB_ENDED:
                     instant += 1
+                    if instant == INSTANT_JOBS:
+                        self.ends_turn = self.needs_care = True
                 else:
                     instant = 0
                 while value is not JOB_ENDED:
@@ -222,7 +221,7 @@ class Worker(Lender):
                             value = send(value)
                 runtime.stepped = None
                 if self.needs_care or getrefcount(watched) != references or is_disturbed():
-                    job = self._end(job)
+                    job = self._end_turn(job) if self.ends_turn else self._end(job)
                 else:
                     job = succeed(job)
                 if transaction.has_delivered:
@@ -230,9 +229,6 @@ class Worker(Lender):
                     yield from self._uncancel()
         except BaseException as exc:
             assert job is not None
-            if not has_begun:
-                # It was cancelled before its first step.
-                job.context.run(runtime.scheduler.started, job)  # type: ignore[union-attr]
             self._end_interrupted(job, exc)
             if self.is_closing:
                 raise
@@ -302,8 +298,20 @@ class Worker(Lender):
             return self._fail(job, error)
         return self._settle(job, SUCCEEDED, job.value)
 
+    def _end_turn(self, job: Job[Any]) -> Job[Any] | None:
+        """End a job, and let other tasks run before the next one is claimed.
+
+        Not after that: another worker might begin a later job before.
+        """
+        pool = self.runtime.pool
+        pool.searching += 1  # no other worker needs to be notified
+        try:
+            return self._end(job)
+        finally:
+            pool.searching -= 1
+
     def _settle(self, job: Job[Any], status: Status, value: Any) -> Job[Any] | None:
-        goes_on = not self.is_detained
+        goes_on = not (self.is_detained or self.ends_turn)
         return self.runtime.scheduler.finish(job, status, value, goes_on=goes_on)
 
     def _fail(self, job: Job[Any], exception: BaseException) -> Job[Any] | None:
@@ -325,6 +333,8 @@ class Worker(Lender):
             wrapped = RuntimeError(f"job {job.name} raised {type(exception).__name__}")
             wrapped.__cause__ = exception
             exception = wrapped
+        if runtime.policy.cancels:
+            self.ends_turn = True  # the next job is cancelled, too
         return self._settle(job, FAILED, runtime.fail(job, exception))
 
     def _end_interrupted(self, job: Job[Any], exception: BaseException) -> None:

@@ -22,19 +22,19 @@ class Admission:
         start and not permitted, without those of putters
     """
 
-    __slots__ = ("drop", "note_deadline", "putters", "root", "tickets")
+    __slots__ = ("admitted", "drop", "putters", "root", "tickets")
 
     def __init__(
         self,
         root: LaneState,
         drop: Callable[[Job[Any]], object],
-        note_deadline: Callable[[Job[Any]], object],
+        admitted: Callable[[Job[Any]], object],
     ) -> None:
         self.root = root
-        # Has a job that is admitted time out.
-        self.note_deadline = note_deadline
         # Takes the job of a submitter that has given up out of its queue.
         self.drop = drop
+        # Is called with the job of a putter that waits no more: it's submitted now.
+        self.admitted = admitted
         # The submitters that wait, by job.
         self.putters: dict[Job[Any], Waiter] = {}
         self.tickets = itertools.count()
@@ -120,8 +120,7 @@ class Admission:
         putter = self.remove(job)
         assert putter is not None
         putter.served = True
-        if job.node.queue_timeout is not None:
-            self.note_deadline(job)  # its time counts from now
+        self.admitted(job)
         putter.wake()
 
     def _putters_of(self, node: LaneState) -> Putters:

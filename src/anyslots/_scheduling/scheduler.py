@@ -76,7 +76,7 @@ class Scheduler:
         self.host = host
         self.tree = LaneTree(root, host)
         self.loans = self.tree.loans
-        self.admission = Admission(root, self._drop_putter, self.tree.note_deadline)
+        self.admission = Admission(root, self._drop_putter, self._note_deadline)
         self.transaction = root.transaction = Transaction()
         self.permits: deque[Job[Any]] = deque()
         # For how many of them no worker was woken yet.
@@ -150,10 +150,16 @@ class Scheduler:
         queue.jobs.append(job)
         if node.constrained:
             self.add_attempt(job)  # its lane may have become so only now
-        if node.queue_timeout is not None and job not in self.admission.putters:
-            self.tree.note_deadline(job)
+        if job not in self.admission.putters:
+            self._note_deadline(job)
         if not queue.is_ready:
             self.tree.queue_filled(node)
+
+    def _note_deadline(self, job: Job[Any]) -> None:
+        """A job is submitted: its time in the queue counts from now on."""
+        if job.node.queue_timeout is not None:
+            self.add_attempt(job)
+            self.tree.note_deadline(job)
 
     # Starting and ending.
 
@@ -277,7 +283,7 @@ class Scheduler:
         if status is FAILED:
             node.failed += 1
             if putter is not None:
-                # It's submitted with that: who waits gets the job that has failed.
+                # It's submitted with that: the submitter gets the job that has failed.
                 putter.served = True
                 putter.wake()
         elif putter is None:
