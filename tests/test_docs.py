@@ -65,13 +65,18 @@ class OfflineClient(httpx.AsyncClient):
     """Gets an answer to each request after a tenth of a second, from nowhere."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**{"transport": httpx.MockTransport(self.answer), **options})
+        super().__init__(**{"transport": offline_transport(), **options})
 
-    async def answer(self, request: httpx.Request) -> httpx.Response:
+    @staticmethod
+    async def answer(request: httpx.Request) -> httpx.Response:
         await anyio.sleep(60 if "slow" in request.url.path else 0.1)
         if "missing" in request.url.path:
             return httpx.Response(404)
         return httpx.Response(200, text=f"the page {request.url.path}")
+
+
+def offline_transport() -> httpx.MockTransport:
+    return httpx.MockTransport(OfflineClient.answer)
 
 
 class TerminatedAfterTenSeconds:
@@ -124,6 +129,7 @@ def test_every_block_runs(
     monkeypatch.syspath_prepend(ROOT)  # for those that run an example
     monkeypatch.setattr(anyio, "open_signal_receiver", TerminatedAfterTenSeconds)
     monkeypatch.setattr(httpx, "AsyncClient", OfflineClient)
+    monkeypatch.setattr(httpx, "AsyncHTTPTransport", offline_transport)
     namespace: dict[str, Any] = {"__name__": "__main__", "run_page": run}
     only, output = loop_name, ""
     for kind, source, line in steps(page):
