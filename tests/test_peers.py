@@ -1,4 +1,4 @@
-"""The README's tables of peers: what a cell says of a Python library, the library does.
+"""The tables of docs/comparison.md: what a cell says of a Python library, the library does.
 
 Each test runs small programs with every peer that is Python, and compares what comes out with one
 column. Their limit is two, if nothing else is said, and their jobs take a second of virtual time;
@@ -80,8 +80,8 @@ def tables() -> dict[str, dict[str, str]]:
     """The cells by column and peer. A peer is called what its link says; notes don't count."""
     columns: dict[str, dict[str, str]] = {}
     heads: list[str] = []
-    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## Beside others\n")[2]
-    for line in section.partition("\n## ")[0].splitlines():
+    page = (ROOT / "docs" / "comparison.md").read_text(encoding="utf-8")
+    for line in page.partition("\n## ")[0].splitlines():
         if not line.startswith("| "):
             heads = heads if line.startswith("|--") else []
             continue
