@@ -187,4 +187,22 @@ def job() -> str:
     return picture(760, 290, "The states of a job, and what leads from one to another", parts)
 
 
-DRAWINGS: dict[str, Callable[[], str]] = {"slots": slots, "tree": tree, "job": job}
+def card() -> str:
+    """What links to the documentation show; its PNG is made of this by a browser, 1200 by 630."""
+    parts = ['<rect width="760" height="399" fill="#fff"/>']
+    for row, color in enumerate([BLUE, BLUE, ORANGE, GREEN]):
+        y = 250 + row * 26
+        for place in range(8 - row):
+            shade = 1 if place < 3 else 0.35
+            parts.append(box(60 + place * 80 + row * 17, y, 72, 18, color, fill=shade))
+    for y, size, weight, words in [
+        (120, 64, 600, "anyslots"),
+        (168, 26, 400, "Bounded concurrency with futures,"),
+        (202, 26, 400, "for asyncio, uvloop and trio"),
+    ]:
+        style = f"fill:#1f2328;text-anchor:start;font-size:{size}px;font-weight:{weight}"
+        parts.append(f'<text x="60" y="{y}" style="{style}">{words}</text>')
+    return picture(760, 399, "anyslots", parts)
+
+
+DRAWINGS: dict[str, Callable[[], str]] = {"slots": slots, "tree": tree, "job": job, "card": card}
