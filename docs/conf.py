@@ -66,6 +66,7 @@ TYPE_VARIABLES = r"(anyslots\.[\w.]+\.)?(T|Ts|T_co|P|P\.args|P\.kwargs|A\d|K|V|V
 nitpick_ignore_regex = [("py:.*", TYPE_VARIABLES)]
 # In annotations, what their docstrings describe.
 nitpick_ignore = [
+    ("py:class", "anyslots._blocking.BlockingLane"),
     ("py:class", "anyslots._scheduling.job.Status"),
     ("py:class", "anyslots.httpx.SlotLane"),
     ("py:class", "anyslots.instruments._snapshot.Snapshot"),
