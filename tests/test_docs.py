@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 import inspect
 import io
 import pkgutil
@@ -151,6 +152,17 @@ def test_every_block_is_python(page: Path) -> None:
             compiled(page, source, line)
             too_wide = [row for row in source.splitlines() if len(row) > 100]
             assert not too_wide, f"{page.name}:{line}"
+
+
+def test_drawings_are_up_to_date() -> None:
+    """What `docs/drawings.py` draws is what the pages show."""
+    spec = importlib.util.spec_from_file_location("drawings", DOCS / "drawings.py")
+    assert spec is not None
+    assert spec.loader is not None
+    drawings = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(drawings)
+    for name, draw in drawings.DRAWINGS.items():
+        assert draw() == (DOCS / "_static" / f"{name}.svg").read_text(encoding="utf-8")
 
 
 MODULES = [module.name for module in pkgutil.iter_modules(anyslots.__path__, "anyslots.")]
