@@ -11,17 +11,17 @@ import asyncio
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import suppress
-from contextvars import ContextVar, copy_context
-from functools import cache
+from contextvars import copy_context
+from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, final, runtime_checkable
 
-from anyio import CancelScope, Event, get_current_task
+from anyio import CancelScope, Event
 from anyio.lowlevel import current_token
 
-from . import JobCancelled, lend_slot
+from . import JobCancelled
 
 if TYPE_CHECKING:
     import httpx
@@ -90,7 +90,7 @@ class LimitedTransport(_Transport):
     server is overloaded: a bool, or a number, which means yes and pauses the lane for so many
     seconds, at once. Once the response is closed, the slot ends with `Overloaded`.
 
-    Within a job of the lane's executor, the job's slot is lent until the response is closed.
+    Within a job of the lane's executor, the job's own slot is lent until the response is closed.
 
     What cancels the slot (its lane's ``timeout``, ``cancel``, ``shutdown``) closes the response,
     and is raised by the request or the read that is under way, or by the next read: as
@@ -99,8 +99,7 @@ class LimitedTransport(_Transport):
 
     The slot is occupied by a task of the event loop's own, not by the one that makes the request.
     So a response may be read and closed in another task, and outlive cancel scopes and timeouts
-    in which it was requested. If it's closed in another task than the job's that requested it, the
-    job goes on without a slot of its own until it ends. A response that is never closed keeps its
+    in which it was requested. A response that is never closed keeps its
     slot until it's collected, which is a `ResourceWarning`, or until the client is closed.
 
     ::
@@ -169,11 +168,11 @@ class LimitedTransport(_Transport):
         lane = self._lane if isinstance(self._lane, SlotLane) else self._lane(request)
         if not isinstance(lane, SlotLane):
             raise TypeError(f"lane must return a lane, not {lane!r}")
-        slot = _Slot(self._open, await _Loan.take())
+        slot = _Slot(self._open, lane, request)
+        await slot.begin()
         try:
-            await slot.begin(lane, request)
             response = await slot.run(self._transport.handle_async_request, request)
-            slot.hold(response.stream)
+            slot.keep(response.stream)
             response.request = request
             slot.outcome = self._judge(lane, response)
             if response.is_closed:  # one that was made up, with its content
@@ -245,70 +244,58 @@ class _SlotStream:
 
 
 class _Slot:
-    """The slot of one request, occupied by a task of its own from `begin` to `end`.
+    """The slot of one request, held by a task of its own from `begin` to `end`.
 
     A slot has a cancel scope, which must be left by the task that entered it, and before the scopes
     around it. Requesting and closing a response keep no such order.
     """
 
-    def __init__(self, registry: set[_Slot], loan: _Loan) -> None:
+    def __init__(self, registry: set[_Slot], lane: SlotLane, request: Any) -> None:
         self.registry = registry
-        self.loan = loan
-        self.name = ""
+        self.name = f"{request.method} {request.url.host}"
+        self.occupation = lane.slot(request)
         self.stream: Any = None  # the response's, once it's there
         self.closed = False  # the stream is
-        self.outcome: Exception | None = None  # what the slot's block is to end with
-        self.error: Exception | None = None  # what the slot's block has raised by itself
-        self.lost = False  # something but `end` ends the slot's block
-        self.occupied = Event()  # or in vain
+        self.outcome: Exception | None = None  # what the slot is to end with
+        self.error: BaseException | None = None  # what it has ended with by itself
+        self.lost = False  # something but `end` ends it
         self.released = Event()
         self.ended = Event()
-        self.scope = CancelScope()  # of the task that occupies the slot
         self.operation: CancelScope | None = None  # of what uses the connection right now
         self.idle = Event()  # replaced by each operation, set when it's done
 
-    async def begin(self, lane: SlotLane, request: Any) -> None:
-        self.name = f"{request.method} {request.url.host}"
-        self.abandon = _spawn(self._occupy, lane, request, name=self.name, stop=self.scope.cancel)
-        await self.occupied.wait()
-        if self.ended.is_set():
-            raise self.error or self._cancelled()
+    async def begin(self) -> None:
+        await self.occupation.acquire()
+        stop = partial(self.occupation.cancel, None)
+        self.abandon = _spawn(self._hold, name=self.name, stop=stop)
 
-    def hold(self, stream: Any) -> None:
+    def keep(self, stream: Any) -> None:
         self.stream = stream
         self.registry.add(self)
 
-    async def _occupy(self, lane: SlotLane, request: Any) -> None:
+    async def _hold(self) -> None:
+        release = self.occupation.release
+        self.occupation.hold()
         try:
-            with self.scope:
-                slot = lane.slot(request)
-                await slot.__aenter__()
-                try:
-                    self.occupied.set()
-                    await self.released.wait()
-                except BaseException as error:
-                    self.lost = True
-                    # The slot isn't given away before the connection has been.
-                    with CancelScope(shield=True):
-                        if self.operation is not None:
-                            self.operation.cancel()
-                            await self.idle.wait()
-                        await self._close()
-                    if not await slot.__aexit__(type(error), error, error.__traceback__):
-                        raise
-                else:
-                    # Not raised here: its traceback is that of the request's own task.
-                    outcome = self.outcome
-                    if outcome is None:
-                        await slot.__aexit__(None, None, None)
-                    else:
-                        await slot.__aexit__(type(outcome), outcome, outcome.__traceback__)
-        except Exception as error:
-            self.error = error
+            await self.released.wait()
+        except BaseException as error:
+            self.lost = True
+            # The slot isn't given away before the connection has been.
+            with CancelScope(shield=True), suppress(Exception):
+                if self.operation is not None:
+                    self.operation.cancel()
+                    await self.idle.wait()
+                await self._close()
+            self.error = release(type(error), error, error.__traceback__)
+            if self.error is None:  # a cancellation of this very task
+                raise
+        else:
+            # Not raised here: its traceback is that of the request's own task.
+            outcome = self.outcome
+            release(type(outcome) if outcome else None, outcome, None)
         finally:
             self.outcome = None
             self.ended.set()
-            self.occupied.set()
 
     async def run(self, fn: Callable[..., Awaitable[T]], *args: Any) -> T:
         """Await what uses the connection; raise what has ended the slot, if anything has."""
@@ -330,19 +317,21 @@ class _Slot:
         if isinstance(error, Exception):
             self.outcome = error
         else:
-            self.scope.cancel()
+            self.occupation.cancel(None)
 
     async def end(self) -> None:
-        """Close the response, leave the slot, and take the job's own one back."""
+        """Close the response, give the slot back, and go on in that of the job."""
         try:
             await self._close()
         finally:
             self.registry.discard(self)
-            # The slot's task runs only after `give_back` has asked for the slot, ahead of others.
             self.released.set()
-            await self.loan.give_back()
-            await self.ended.wait()
-            self.error = None  # its traceback leads back here
+            try:
+                await self.ended.wait()
+                await self.occupation.go_on()
+            finally:
+                self.occupation.go_on_at_once()
+                self.error = None  # its traceback leads back here
 
     async def _close(self) -> None:
         if self.stream is not None and not self.closed:
@@ -351,33 +340,6 @@ class _Slot:
 
     def _cancelled(self) -> JobCancelled:
         return JobCancelled(f"{self.name}: its slot was cancelled")
-
-
-class _Loan:
-    """The slot of a job, lent for as long as any response that it has requested is open."""
-
-    current: ContextVar[_Loan | None] = ContextVar("anyslots.httpx.loan", default=None)
-
-    def __init__(self) -> None:
-        self.task = get_current_task()
-        self.lending = lend_slot()
-        self.users = 0
-
-    @classmethod
-    async def take(cls) -> _Loan:
-        loan = cls.current.get()
-        if loan is None or not loan.users or loan.task != get_current_task():
-            loan = cls()
-            cls.current.set(loan)
-            await loan.lending.__aenter__()
-        loan.users += 1
-        return loan
-
-    async def give_back(self) -> None:
-        self.users -= 1
-        # In another task there's no taking it back: the job gets it when it ends.
-        if not self.users and self.task == get_current_task():
-            await self.lending.__aexit__(None, None, None)
 
 
 _tasks: set[Any] = set()  # asyncio keeps only weak references to tasks

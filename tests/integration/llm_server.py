@@ -82,6 +82,9 @@ class Service:
         """Return each request's id, status, time of arrival, tokens, and how many ran with it."""
         return JSONResponse(self.entries)
 
+    async def models(self, request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": []})
+
     async def complete(self, request: Request) -> Response:
         body = await request.json()
         prompt = "\n".join(message["content"] for message in body["messages"])
@@ -146,7 +149,8 @@ def make_app(options: Options) -> Starlette:
     service = Service(options)
     paths = ["/v1/chat/completions", "/v1/messages"]
     routes = [Route(path, service.complete, methods=["POST"]) for path in paths]
-    return Starlette(routes=[*routes, Route("/log", service.log)])
+    routes += [Route("/v1/models", service.models), Route("/log", service.log)]
+    return Starlette(routes=routes)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import httpx
 import httpx2
 import pytest
 from anyio.lowlevel import checkpoint
-from fake_lane import Ended, Executor
+from ended_jobs import Ended
 from serving import serve
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
@@ -25,8 +25,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-import anyslots
-from anyslots import JobCancelled
+from anyslots import Adaptive, Executor, JobCancelled, QueueTimeout, Rate
 from anyslots.httpx import LimitedTransport, Overloaded
 
 pytestmark = [
@@ -83,7 +82,7 @@ class Setting:
 
     @asynccontextmanager
     async def client(
-        self, slots: int = 1, *, slot_timeout: float | None = None, **options: Any
+        self, slots: int | Adaptive = 1, *, slot_timeout: float | None = None, **options: Any
     ) -> AsyncIterator[Any]:
         async with (
             serve(self.site.app) as self.url,
@@ -413,28 +412,134 @@ async def test_a_transport_that_makes_responses_up(library: ModuleType) -> None:
 
 
 async def test_in_a_job(setting: Setting) -> None:
-    """Its own slot is lent until the last of its responses is closed, in whichever order."""
-    async with setting.client(), anyslots.Executor(1) as executor:
-        transport = LimitedTransport(Executor(2))
-        async with setting.library.AsyncClient(transport=transport, base_url=setting.url) as client:
+    """The job's own slot is lent while a response is open, so one suffices."""
+    async with setting.client() as client:
+        executor = setting.lane
 
-            async def job() -> list[tuple[int, int]]:
-                seen = [executor.statistics()]
-                first, second = [
-                    await client.send(client.build_request("GET", "/stream"), stream=True)
-                    for _ in range(2)
-                ]
+        async def job() -> list[tuple[int, int]]:
+            seen = [executor.statistics()]
+            async with client.stream("GET", "/stream"):
                 seen.append(executor.statistics())
-                await first.aclose()
-                seen.append(executor.statistics())
-                await second.aclose()
-                seen.append(executor.statistics())
-                await client.get("/hello")
-                seen.append(executor.statistics())
-                return [(each.running, each.lent) for each in seen]
+            seen.append(executor.statistics())
+            await client.get("/hello")
+            seen.append(executor.statistics())
+            return [(each.running, each.lent) for each in seen]
 
-            for _ in range(2):
-                assert await executor.submit(job) == [(1, 0), (0, 1), (0, 1), (1, 0), (1, 0)]
+        assert await executor.submit(job) == [(1, 0), (1, 1), (1, 0), (1, 0)]
+        for future in [executor.submit(job) for _ in range(3)]:  # which are lent at the same time
+            assert all(running == 1 for running, _ in await future)
+
+
+async def test_in_a_job_of_another_executor(setting: Setting) -> None:
+    """That one's slot isn't lent: its number limits the jobs, whatever they wait for."""
+    async with setting.client() as client, Executor(1) as other:
+
+        async def job() -> tuple[int, int]:
+            async with client.stream("GET", "/stream"):
+                return other.statistics().running, other.statistics().lent
+
+        assert await other.submit(job) == (1, 0)
+
+
+async def test_two_responses_of_a_job(setting: Setting) -> None:
+    """The job goes on in a slot of its own once that is closed for which it lent its own."""
+    async with setting.client(slots=2) as client:
+        executor = setting.lane
+
+        async def job() -> list[tuple[int, int]]:
+            seen = []
+            requests = [client.build_request("GET", "/stream") for _ in range(2)]
+            responses = [await client.send(request, stream=True) for request in requests]
+            for response in responses:
+                seen.append(executor.statistics())
+                await response.aclose()
+            seen.append(executor.statistics())
+            return [(each.running, each.lent) for each in seen]
+
+        assert await executor.submit(job) == [(2, 1), (2, 0), (1, 0)]
+
+
+async def test_a_response_that_outlives_its_job(setting: Setting) -> None:
+    async with setting.client(slots=2) as client:
+        executor = setting.lane
+
+        async def job() -> Any:
+            return await client.send(client.build_request("GET", "/stream"), stream=True)
+
+        response = await executor.submit(job)
+        assert (executor.statistics().running, executor.statistics().lent) == (1, 0)
+        async with client.stream("GET", "/stream"):
+            assert executor.statistics().running == 2
+        await response.aclose()
+        assert executor.statistics().running == 0
+
+
+async def test_a_job_that_is_cancelled_with_a_response_open(setting: Setting) -> None:
+    async with setting.client() as client:
+        opened = anyio.Event()
+
+        async def job() -> None:
+            async with client.stream("GET", "/endless"):
+                opened.set()
+                await anyio.sleep_forever()
+
+        future = setting.lane.submit(job)
+        await opened.wait()
+        future.cancel()
+        await future.wait()
+        await setting.until_free()
+        assert (await client.get("/hello")).status_code == 200
+
+
+async def test_requests_of_a_job_during_shutdown(setting: Setting) -> None:
+    """They are the job's own, which the grace is for."""
+    async with setting.client() as client:
+        started = anyio.Event()
+
+        async def job() -> int:
+            started.set()
+            await anyio.sleep(0.1)
+            response = await client.get("/hello")
+            return response.status_code
+
+        future = setting.lane.submit(job)
+        await started.wait()
+        await setting.lane.shutdown(grace=5)
+        assert await future == 200
+
+
+async def test_limits_of_a_lane(setting: Setting) -> None:
+    """Rates count requests, whose cost is theirs; a queue timeout comes out of the request."""
+    async with setting.client() as client:
+        asked = []
+
+        def cost(request: Any) -> int:
+            asked.append(request.url.path)
+            return 1
+
+        lane = setting.lane.lane(rate=Rate(1, per=60, cost=cost), queue_timeout=0.05)
+        async with setting.library.AsyncClient(
+            transport=LimitedTransport(lane), base_url=setting.url
+        ) as other:
+            assert (await other.get("/hello")).status_code == 200
+            with pytest.raises(QueueTimeout):
+                await other.get("/redirect")
+        assert asked == ["/hello", "/redirect"]
+        assert (await client.get("/hello")).status_code == 200
+
+
+async def test_an_adaptive_lane_learns_of_overloads(setting: Setting) -> None:
+    def overloaded(response: Any) -> float | None:
+        return 0.1 if response.status_code == 429 else None
+
+    adaptive = Adaptive(8, on=Overloaded)
+    async with setting.client(adaptive, overloaded=overloaded) as client:
+        start = anyio.current_time()
+        await client.get("/busy")
+        assert setting.lane.slots == 4
+        assert setting.lane.paused
+        assert (await client.get("/hello")).status_code == 200
+        assert anyio.current_time() - start >= 0.1
 
 
 @pytest.mark.parametrize("wrong", [{"lane": 3}, {"transport": 3}, {"overloaded": 3}])
@@ -455,7 +560,7 @@ def test_native_cancellation_of_every_task() -> None:
             async with client.stream("GET", "/stream") as response:
                 await asyncio.sleep(0)
                 for task in asyncio.all_tasks() - mine:
-                    if "occupy" in repr(task) or task in requests:
+                    if "_hold" in repr(task) or task in requests:
                         task.cancel()
                 done, _ = await asyncio.wait(requests)
                 assert all(task.cancelled() for task in done)
@@ -477,16 +582,17 @@ USE = (
     + """
 import anyio
 from importlib import import_module
-from fake_lane import Ended, Executor
+from anyslots import Executor
 
 assert not sys.modules.get("httpx") and not sys.modules.get("httpx2")
 
 async def main():
     library = import_module(sys.argv[1])
     inner = library.MockTransport(lambda request: library.Response(200, content=parts()))
-    transport = anyslots.httpx.LimitedTransport(Executor(1), inner)
-    async with library.AsyncClient(transport=transport) as client:
-        print((await client.get("http://nowhere/")).text)
+    async with Executor(1) as executor:
+        transport = anyslots.httpx.LimitedTransport(executor, inner)
+        async with library.AsyncClient(transport=transport) as client:
+            print((await client.get("http://nowhere/")).text)
 
 async def parts():
     yield b"content"

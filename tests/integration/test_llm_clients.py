@@ -10,10 +10,11 @@ import anthropic
 import anyio
 import openai
 import pytest
-from fake_lane import Ended, Executor
+from ended_jobs import Ended
 from llm_server import Options, make_app
 from serving import serve
 
+from anyslots import Executor
 from anyslots.httpx import LimitedTransport
 
 pytestmark = [

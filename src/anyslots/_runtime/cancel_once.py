@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import math
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -91,6 +92,9 @@ class OnceScope:
             sys.getrefcount(self._task) == self._references
             and self._task.cancelling() == self._cancelling
         )
+
+    def watched(self) -> tuple[object, Callable[[], int]]:
+        return self._task, self._task.cancelling
 
     def is_referred_to(self) -> bool:
         return sys.getrefcount(self._task) > self._outside_references

@@ -12,6 +12,7 @@ import anyio.lowlevel
 
 from .._errors import ExecutorClosed, JobCancelled
 from .._scheduling.job import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED, Failure, Job, Status
+from .._scheduling.wait_queue import Waiter
 from .error_policy import get_traceback
 from .lending import Lender, TaskWaiter
 from .retrying import judge
@@ -33,13 +34,18 @@ class _Block:
 
 @final
 class Occupation(Lender, Generic[F]):
-    """What `Lane.slot` returns: an async context manager, entered once."""
+    """What `Lane.slot` returns: an async context manager, entered once.
+
+    Its steps are methods, since `anyslots.httpx` takes them in two tasks: one asks for the slot and
+    goes on without it, `acquire` and `go_on`; the other is cancelled with it, `hold` and `release`.
+    """
 
     __slots__ = (
         "_former",
         "_kwargs",
         "_make_job",
         "_outer",
+        "_outer_loan",
         "_reason",
         "_scope",
         "_task",
@@ -57,8 +63,9 @@ class Occupation(Lender, Generic[F]):
         self._make_job: Callable[[Any], F] | None = make_job
         self._kwargs = kwargs
         self._task: object = None
-        # What runs the job that it's inside of, whose slot is lent; and the job of this task before.
+        # What runs the job around it, whose slot is lent, and the loan; the job of this task before.
         self._outer: Lender | None = None
+        self._outer_loan: Waiter | None = None
         self._former: Job[Any] | None = None
         self._waiter: TaskWaiter | None = None
         self._was_woken = False
@@ -90,6 +97,12 @@ class Occupation(Lender, Generic[F]):
     # As a context manager.
 
     async def __aenter__(self) -> F:
+        job = await self.acquire()
+        self.hold()
+        return job
+
+    async def acquire(self) -> F:
+        """Wait for a slot; then the job runs, and `hold` is due."""
         runtime = self.runtime
         if self._make_job is None:
             raise RuntimeError("a slot is entered only once: call slot() again")
@@ -99,24 +112,28 @@ class Occupation(Lender, Generic[F]):
         self.job = job
         job.holder = self
         job.context = None
-        self._task = runtime.backend.current_task()
-        self._outer = runtime.current_lender()
-        if self._outer is not None and self._outer.loan is None:
-            self._outer.lend()
-        else:
-            self._outer = None
+        self.enclosing = outer = runtime.current_lender()
+        if outer is not None and outer.loan is None:
+            self._outer, self._outer_loan = outer, outer.lend()
         try:
             await self._wait_for_slot(job)
         except BaseException:
             await self._give_up(job)
             raise
+        runtime.occupants[self] = job
+        runtime.scheduler.started(job)
+        return job
+
+    def hold(self) -> None:
+        """Have the current task hold the slot: it's what is cancelled."""
+        runtime, job = self.runtime, self.job
+        assert job is not None
         if job.node.timeout is not None:
             self._scope.deadline = runtime.current_time() + job.node.timeout
         self._scope.__enter__()
+        self._task = runtime.backend.current_task()
         self._former = runtime.occupants.get(self._task)
-        runtime.occupants[self._task] = job
-        runtime.scheduler.started(job)
-        return job
+        runtime.occupants[self._task] = runtime.occupants.pop(self)
 
     async def _wait_for_slot(self, job: F) -> None:
         """Queue the job, and wait until it has started."""
@@ -152,15 +169,32 @@ class Occupation(Lender, Generic[F]):
             self.runtime.scheduler.finish(job, CANCELLED, None, goes_on=False)
         else:
             self.runtime.scheduler.cancel(job, None)
-        if self._outer is not None:
-            self._outer.resume()
+        self.go_on_at_once()
 
     async def __aexit__(
         self,
         exc_type: type[BaseException] | None,
         exc: BaseException | None,
         traceback: TracebackType | None,
-    ) -> bool:
+    ) -> None:
+        error = self.release(exc_type, exc, traceback)
+        try:
+            if error is None and (exc is None or isinstance(exc, Exception)):
+                await self.go_on()
+            else:
+                self.go_on_at_once()
+            if error is not None:
+                raise error from None
+        finally:
+            error = exc = None
+
+    def release(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> BaseException | None:
+        """End the job; return what the block raises in place of a cancellation of the slot's."""
         runtime, job = self.runtime, self.job
         assert job is not None
         if self.loan is not None:
@@ -169,24 +203,37 @@ class Occupation(Lender, Generic[F]):
             del runtime.occupants[self._task]
         else:
             runtime.occupants[self._task] = self._former
-        was_cancelled = self._scope.__exit__(exc_type, exc, traceback)
+        rest: BaseException | None = None
         try:
-            status, value, error = self._outcome(job, exc, bool(was_cancelled))
-            if self._outer is not None:
+            was_cancelled = False
+            try:
+                was_cancelled = bool(self._scope.__exit__(exc_type, exc, traceback))
+            except BaseException as left:
+                # Trio's scopes take cancellations out of groups.
+                exc = rest = left
+            status, value, error = self._outcome(job, exc, was_cancelled)
+            if (outer := self._lender()) is not None:
                 # Before the slot of the block is given back, which it's to go on with.
-                self._outer.request_slot()
+                outer.request_slot()
             runtime.scheduler.finish(job, status, value, goes_on=False)
             self.job = self._task = None
-            if self._outer is not None:
-                if exc is None:
-                    await self._outer.reacquire()
-                else:
-                    self._outer.resume()
-            if error is not None:
-                raise error from None
-            return bool(was_cancelled)
+            return error or rest
         finally:
-            error = exc = value = None
+            error = rest = exc = value = None
+
+    def _lender(self) -> Lender | None:
+        """The one around this job, if it still lends its slot: its job may have ended."""
+        outer = self._outer
+        return outer if outer is not None and outer.loan is self._outer_loan else None
+
+    async def go_on(self) -> None:
+        """Have the job around this one go on, once there's a slot for it."""
+        if (outer := self._lender()) is not None:
+            await outer.reacquire()
+
+    def go_on_at_once(self) -> None:
+        if (outer := self._lender()) is not None:
+            outer.resume()
 
     def _outcome(
         self, job: Job[Any], exc: BaseException | None, was_cancelled: bool

@@ -170,6 +170,10 @@ class _TrioScope:
     def is_clean(self) -> bool:
         return self._task._cancel_status is self._status
 
+    def watched(self) -> tuple[object, Callable[[], int]]:
+        task, status = self._task, self._status
+        return status, lambda: task._cancel_status is not status
+
     def is_referred_to(self) -> bool:
         # Closed later, one of them would close one of another job in this task.
         return self._left_nurseries
