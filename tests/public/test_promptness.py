@@ -1,4 +1,4 @@
-"""What is cancelled or timed out ends at once, as what it is, and what was never started never runs."""
+"""What is cancelled or timed out ends at once, as what it is; what never started never runs."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ async def test_contexts_of_trios_own_threads(loop_name: str) -> None:
 
     async def look_and_set() -> str:
         seen = variable.get()
-        await trio.sleep(0)
+        await trio.lowlevel.checkpoint()
         assert variable.get() == seen
         variable.set("set in callback")
         return seen

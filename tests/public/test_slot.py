@@ -725,7 +725,10 @@ def test_cancelled_at_each_point_it_leaves_nothing(
 
     async def run(k: int) -> bool:
         steps = Steps(k, lambda: act(), when)
-        act: Callable[[], object] = lambda: None
+
+        def act() -> object:
+            return None
+
         task_ended = anyio.Event()
 
         async def body() -> None:
