@@ -67,7 +67,9 @@ async def test_enqueue_that_has_timed_out_already(max_pending: float, busy: bool
 @pytest.mark.parametrize("native", [False, True])
 async def test_enqueue_cancelled_at_every_turn(max_pending: float, native: bool) -> None:
     """Either it returns the job's future, or it's cancelled, and the job never runs."""
+    scopes: list[anyio.CancelScope] = []
     for turns in range(12):
+        scopes.clear()
         ran: list[int] = []
         returned: list[object] = []
 
@@ -81,7 +83,6 @@ async def test_enqueue_cancelled_at_every_turn(max_pending: float, native: bool)
                 scopes.append(scope)
                 returned.append(await executor.enqueue(job))
 
-        scopes: list[anyio.CancelScope] = []
         async with Executor(1, max_pending=max_pending) as executor:
             release = asyncio.Event()
             futures = [await executor.enqueue(release.wait)]
