@@ -1,8 +1,9 @@
-"""A real connection pool loses nothing over random cancellations, timeouts and shutdowns of jobs."""
+"""A connection pool loses nothing over random cancellations, timeouts and shutdowns of jobs."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -85,3 +86,4 @@ async def test_sqlalchemy_with_aiosqlite(seed: int, tmp_path: Path) -> None:
             await connection.close()
     finally:
         await engine.dispose()
+        gc.collect()

@@ -324,10 +324,9 @@ async def test_a_source_that_closes_its_own_results() -> None:
     results: list[Results[int]] = []
     async with Executor(2) as executor:
         results.append(executor.map(one, items()))
-        with anyio.fail_after(5):
-            with pytest.raises(RuntimeError, match="source of a map"):
-                async for _ in results[0]:
-                    pass
+        with anyio.fail_after(5), pytest.raises(RuntimeError, match="source of a map"):
+            async for _ in results[0]:
+                pass
         assert await executor.submit(one) == 1
 
 
