@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any, Protocol, TypeAlias
 
+from anyio.abc import TaskGroup
+
 from .._scheduling.job import Job
 
 Wait: TypeAlias = Any
@@ -83,6 +85,11 @@ class Backend(Protocol):
 
     Raises `RuntimeError` once the loop is closed.
     """
+
+    def start_task(
+        self, group: TaskGroup, fn: Callable[[], Coroutine[Any, Any, None]], name: str
+    ) -> None:
+        """Start a task of the executor, which runs whatever is cancelled natively before that."""
 
     def current_task(self) -> object:
         """The task that this code runs in, if any."""

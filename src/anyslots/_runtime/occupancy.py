@@ -13,9 +13,10 @@ import anyio.lowlevel
 from .._errors import ExecutorClosed, JobCancelled
 from .._scheduling.job import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED, Failure, Job, Status
 from .._scheduling.wait_queue import Waiter
+from .error_policy import get_traceback
 from .lending import Lender, TaskWaiter
 from .retrying import judge
-from .runtime import Runtime, get_traceback
+from .runtime import Runtime
 from .submitting import Submitter
 
 F = TypeVar("F", bound=Job[None])
