@@ -290,6 +290,8 @@ class Worker(Lender):
             verdict = judge(job, exception, may_retry=may_retry)
             exception = verdict.exception
             if verdict.delay is not None:
+                # It may have started before there were any retries.
+                runtime.scheduler.add_attempt(job)
                 runtime.scheduler.retry(job, verdict.delay)
                 runtime.scheduler.retried(job, exception, verdict.delay)
                 return None
