@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+from itertools import chain
 from typing import Any
 
 import anyio
@@ -329,7 +330,7 @@ def test_cancel_and_clear_reach_the_lanes_inside(backend, whose, what) -> None:
             assert all(each[2].cancelled() == (each[2].done()) for each in futures.values())
             await executor.join()
             reasons = set()
-            for future in sum(futures.values(), []):
+            for future in chain(*futures.values()):
                 if future.cancelled():
                     with pytest.raises(JobCancelled, match="for a reason") as caught:
                         await future
@@ -489,9 +490,8 @@ def test_deep_trees(backend) -> None:
             lane: Lane = executor
             for _ in range(200):
                 lane = lane.lane(slots=2, rate=Rate(100))
-            assert await gather(*[lane.submit(give, number) for number in range(20)]) == [
-                *range(20)
-            ]
+            futures = [lane.submit(give, number) for number in range(20)]
+            assert await gather(*futures) == [*range(20)]
             assert counts(executor) == counts(lane) == (0, 0, 0, 20, 0, 0)
             lane.submit(anyio.sleep, 1)
             executor.cancel()

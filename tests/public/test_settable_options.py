@@ -171,7 +171,7 @@ def test_a_lane_may_have_none_of_what_its_executor_has(backend) -> None:
 
     async def fail() -> None:
         calls.append(anyio.current_time())
-        raise ValueError
+        raise ValueError("failed")
 
     async def main() -> None:
         async with Executor(1, timeout=1, queue_timeout=1, retry=RETRY) as executor:
@@ -184,10 +184,10 @@ def test_a_lane_may_have_none_of_what_its_executor_has(backend) -> None:
             with pytest.raises(QueueTimeout):
                 await executor.submit(anyio.sleep, 0)
             await gather(blocking, queued)
-            with pytest.raises(ValueError):
+            with pytest.raises(ValueError, match="failed"):
                 await lane.submit(fail)
             assert len(calls) == 1
-            with pytest.raises(ValueError):
+            with pytest.raises(ValueError, match="failed"):
                 await executor.submit(fail)
             assert len(calls) == 4
 

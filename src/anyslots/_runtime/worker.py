@@ -292,6 +292,7 @@ class Worker(Lender):
             if verdict.delay is not None:
                 # It may have started before there were any retries.
                 runtime.scheduler.add_attempt(job)
+                self.ends_turn = True  # many attempts without a wait would hold up other tasks
                 runtime.scheduler.retry(job, verdict.delay)
                 runtime.scheduler.retried(job, exception, verdict.delay)
                 return None
