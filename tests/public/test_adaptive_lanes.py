@@ -66,9 +66,9 @@ async def seconds_for(jobs: int, server: Server, slots: Any) -> float:
 
 
 @pytest.mark.parametrize("spread", [0, 0.5])
-@pytest.mark.parametrize("capacity", [2, 8, 40, 70])
+@pytest.mark.parametrize("capacity", [2, 8, 40])
 def test_it_finds_the_capacity(backend, capacity, spread) -> None:
-    jobs = max(1500, 90 * capacity)
+    jobs = max(1200, 60 * capacity)
 
     def run(slots: Any) -> tuple[float, Server]:
         server = Server(capacity, spread)
@@ -99,9 +99,7 @@ def seconds_with_change(backend: str, first: int, later: int, slots: Any) -> flo
     return run_in_virtual_time(backend, main)
 
 
-@pytest.mark.parametrize(
-    ("first", "later", "least"), [(5, 25, 0.85), (10, 50, 0.85), (25, 5, 0.95), (50, 10, 0.95)]
-)
+@pytest.mark.parametrize(("first", "later", "least"), [(5, 25, 0.85), (25, 5, 0.95)])
 def test_it_follows_a_capacity_that_changes(backend, first, later, least) -> None:
     best = seconds_with_change(backend, first, later, None)
     assert best / seconds_with_change(backend, first, later, Adaptive(on=Overloaded)) >= least
