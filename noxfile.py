@@ -78,7 +78,7 @@ def lowest(session: nox.Session) -> None:
     """Run the tests with the oldest Python and dependencies that pyproject.toml allows."""
     project = PYPROJECT["project"]
     declared = [*project["dependencies"]]
-    for extra in ("trio", "progress", "opentelemetry", "prometheus"):
+    for extra in ("trio", "progress", "opentelemetry", "prometheus", "httpx"):
         declared += project["optional-dependencies"][extra]
     pinned = [requirement.replace(">=", "==") for requirement in declared]
     session.install(".", *group("test"), *pinned)

@@ -5,7 +5,7 @@
 
     curl -X POST localhost:8000/acme/render?seconds=2      # waits for the job
     curl -X POST localhost:8000/acme/mail?seconds=2        # doesn't
-    curl localhost:8000/
+    curl localhost:8000/                                   # or look at localhost:8000/live/
 
 The executor lives as long as the service: an error that nobody looks at is logged, and never ends
 it. On SIGTERM the server stops, and the jobs that are left have GRACE seconds to finish.
@@ -18,15 +18,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Any
-from weakref import WeakValueDictionary
 
 import anyio
+import live_view
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
-from anyslots import Executor, Future, Lane
+from anyslots import Executor, Future, KeyedLanes
 
 SLOTS = int(os.environ.get("SLOTS", "8"))
 SLOTS_OF_A_TENANT = int(os.environ.get("SLOTS_OF_A_TENANT", "2"))
@@ -41,32 +41,18 @@ async def work(seconds: float) -> str:
     return f"worked for {seconds} seconds"
 
 
-class Tenants:
-    def __init__(self, executor: Executor) -> None:
-        self.executor = executor
-        # A lane without jobs is dropped, and made anew when its tenant comes back.
-        self._lanes: WeakValueDictionary[str, Lane] = WeakValueDictionary()
-
-    def __getitem__(self, name: str) -> Lane:
-        lane = self._lanes.get(name)
-        if lane is None:
-            lane = self._lanes[name] = self.executor.lane(
-                name, slots=SLOTS_OF_A_TENANT, max_pending=1000
-            )
-        return lane
-
-
 @asynccontextmanager
 async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
     async with Executor(SLOTS, on_error="log", name="service") as executor:
-        yield {"tenants": Tenants(executor)}
+        tenants = executor.keyed(slots=SLOTS_OF_A_TENANT, max_pending=1000)
+        yield {"executor": executor, "tenants": tenants}
         await executor.shutdown(grace=GRACE)
     print(executor.statistics(), flush=True)
 
 
 def submit(request: Request) -> Future[str]:
     seconds = float(request.query_params.get("seconds", "0"))
-    tenants: Tenants = request.state.tenants
+    tenants: KeyedLanes[str] = request.state.tenants
     return tenants[request.path_params["tenant"]].submit(work, seconds)
 
 
@@ -97,7 +83,7 @@ async def mail(request: Request) -> Response:
 
 
 async def index(request: Request) -> Response:
-    return JSONResponse(asdict(request.state.tenants.executor.statistics()))
+    return JSONResponse(asdict(request.state.executor.statistics()))
 
 
 async def too_many(request: Request, error: Exception) -> Response:
@@ -107,6 +93,7 @@ async def too_many(request: Request, error: Exception) -> Response:
 app = Starlette(
     routes=[
         Route("/", index),
+        Mount("/live", live_view.app),
         Route("/{tenant}/render", render, methods=["POST"]),
         Route("/{tenant}/mail", mail, methods=["POST"]),
     ],

@@ -58,6 +58,8 @@ class Pool(Protocol):
 
     def ended(self) -> None: ...
 
+    def abandon(self) -> None: ...
+
     def wake_worker(self) -> None: ...
 
     def set_deadline(self, time: float) -> None: ...
@@ -342,6 +344,7 @@ class Runtime:
 
     def lost(self) -> None:
         """The event loop is gone: settle what's left."""
+        self.pool.abandon()
         self.close(State.CLOSED)
         self.control.stop_dispatch()
         self.control.cancel_queued(self.root, "the event loop has ended")
