@@ -170,7 +170,7 @@ async def test_an_error_of_the_source_is_raised_all_the_same(source) -> None:
         given: Any = failing() if source is plain else failing_async()
         with pytest.raises(Boom, match="source"):
             async for each in executor.map(fail_if_odd, given, return_exceptions=True):
-                taken.append(each)
+                taken += [each]
     assert kinds(taken) == [0, Boom]
 
 
@@ -295,7 +295,7 @@ async def test_items_without_exceptions_raise_the_first() -> None:
         taken = []
         with pytest.raises(Boom):
             async for item in executor.map(fail_if_odd, range(9)).items():
-                taken.append(item)
+                taken += [item]
     assert taken == [(0, 0)]
 
 
@@ -388,7 +388,7 @@ async def test_consumers_that_are_cancelled_lose_nothing() -> None:
 
     async def consume() -> None:
         async for each in results:
-            taken.append(each)
+            taken[len(taken) :] = [each]
 
     async with Executor(3) as executor:
         results = executor.map(job, range(9))
