@@ -146,13 +146,9 @@ class Results(Generic[T]):
         self._check_not_source()
         self._closed = True
         self._scope.cancel()
-        if failed:
-            for future in [*self._futures, *self._unfinished]:
-                if future.is_done:
-                    _mark_retrieved(future)
-                else:
-                    future.add_listener(_mark_retrieved)
-        self._cancel_jobs()
+        left = self._drop_jobs(failed=failed)
+        # Other consumers find that nothing is left.
+        self._notify()
         with anyio.CancelScope(shield=True):
             if not self._producing:
                 self._started = True
@@ -160,15 +156,23 @@ class Results(Generic[T]):
                 self._notify()
             while self._producing:
                 await self._wait_for_change()
-            for future in self._cancel_jobs():
+            for future in [*left, *self._drop_jobs(failed=failed)]:
                 if not future.is_done:
                     await future.wait()
+
+    def _drop_jobs(self, *, failed: bool) -> list[BaseFuture[T]]:
+        """Cancel the jobs that are left, whose results none will take; return them.
+
+        ``failed``: whether what else has failed counts as retrieved.
+        """
+        futures = [*self._futures, *self._unfinished]
         self._futures.clear()
         self._unfinished.clear()
-
-    def _cancel_jobs(self) -> list[BaseFuture[T]]:
-        futures = [*self._futures, *self._unfinished]
         for future in futures:
+            if failed and future.is_done:
+                _mark_retrieved(future)
+            elif failed:
+                future.add_listener(_mark_retrieved)
             if not future.is_done:
                 future.cancel("its result isn't wanted any more")
         return futures
@@ -252,9 +256,10 @@ class Results(Generic[T]):
 
     def _finished(self, future: Any) -> None:
         """A job is done, whose place in the order doesn't matter."""
-        del self._unfinished[future]
-        self._futures.append(future)
-        self._notify()
+        if future in self._unfinished:  # it was dropped otherwise
+            del self._unfinished[future]
+            self._futures.append(future)
+            self._notify()
 
     # Taking inputs.
 
@@ -294,7 +299,7 @@ class Results(Generic[T]):
         """
         inputs, submit, fn, bound = self._inputs, self._lane.submit, self._fn, self._bound()
         enough = min(bound, self._taken + BATCH_SIZE)
-        while not inputs.exhausted and self._taken < enough:
+        while not (inputs.exhausted or self._closed) and self._taken < enough:
             if (args := inputs.take_now()) is not None:
                 self._taken += 1
                 try:

@@ -63,7 +63,8 @@ class Occupation(Lender, Generic[F]):
         self._make_job: Callable[[Any], F] | None = make_job
         self._kwargs = kwargs
         self._task: object = None
-        # What runs the job around it, whose slot is lent, and the loan; the job of this task before.
+        # What runs the job around it, if its slot is lent for this block, and that loan; the job of
+        # this task before.
         self._outer: Lender | None = None
         self._outer_loan: Waiter | None = None
         self._former: Job[Any] | None = None

@@ -327,6 +327,9 @@ class Worker(Lender):
             verdict = judge(job, exception, may_retry=may_retry)
             exception = verdict.exception
             if verdict.delay is not None:
+                # It may have started before there were any retries.
+                runtime.scheduler.add_attempt(job)
+                self.ends_turn = True  # many attempts without a wait would hold up other tasks
                 runtime.scheduler.retry(job, verdict.delay)
                 runtime.scheduler.retried(job, exception, verdict.delay)
                 return None
