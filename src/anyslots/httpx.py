@@ -16,12 +16,12 @@ from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, final, runtime_checkable
+from typing import TYPE_CHECKING, Any, TypeVar, final
 
 from anyio import CancelScope, Event
 from anyio.lowlevel import current_token
 
-from . import JobCancelled
+from . import JobCancelled, Lane
 
 if TYPE_CHECKING:
     import httpx
@@ -46,15 +46,6 @@ if all(find_spec(name) is None for name in _LIBRARIES):
 __all__ = ("LimitedTransport", "Overloaded")
 
 T = TypeVar("T")
-
-
-@runtime_checkable
-class SlotLane(Protocol):
-    """The part of `Lane` and `Executor` that the transport uses."""
-
-    def slot(self, *args: Any, **kwargs: Any) -> Any: ...
-
-    def pause(self, seconds: float | None = None) -> None: ...
 
 
 @final
@@ -117,12 +108,12 @@ class LimitedTransport(_Transport):
 
     def __init__(
         self,
-        lane: SlotLane | Callable[[Any], SlotLane],
+        lane: Lane | Callable[[Any], Lane],
         transport: Any = None,
         *,
         overloaded: Callable[[Any], bool | float | None] | None = None,
     ) -> None:
-        if not isinstance(lane, SlotLane) and not callable(lane):
+        if not isinstance(lane, Lane) and not callable(lane):
             raise TypeError(f"lane must be a lane or a function of the request, not {lane!r}")
         if transport is not None and not hasattr(transport, "handle_async_request"):
             raise TypeError(f"transport must be an async transport or None, not {transport!r}")
@@ -165,8 +156,8 @@ class LimitedTransport(_Transport):
         library = _library_of(request)
         if self._transport is None:
             self._transport = library.AsyncHTTPTransport()
-        lane = self._lane if isinstance(self._lane, SlotLane) else self._lane(request)
-        if not isinstance(lane, SlotLane):
+        lane = self._lane if isinstance(self._lane, Lane) else self._lane(request)
+        if not isinstance(lane, Lane):
             raise TypeError(f"lane must return a lane, not {lane!r}")
         slot = _Slot(self._open, lane, request)
         await slot.begin()
@@ -188,7 +179,7 @@ class LimitedTransport(_Transport):
         response.stream = _stream_class(library)(slot)
         return response
 
-    def _judge(self, lane: SlotLane, response: Any) -> Overloaded | None:
+    def _judge(self, lane: Lane, response: Any) -> Overloaded | None:
         verdict = None if self._overloaded is None else self._overloaded(response)
         if verdict is None or verdict is False:
             return None
@@ -250,7 +241,7 @@ class _Slot:
     around it. Requesting and closing a response keep no such order.
     """
 
-    def __init__(self, registry: set[_Slot], lane: SlotLane, request: Any) -> None:
+    def __init__(self, registry: set[_Slot], lane: Lane, request: Any) -> None:
         self.registry = registry
         self.name = f"{request.method} {request.url.host}"
         self.occupation = lane.slot(request)
