@@ -21,9 +21,7 @@ import anyio
 import anyio.lowlevel
 import programs as p
 
-from anyslots import Executor
-from anyslots._future import SUCCEEDED, Future
-from anyslots._future import make_future as new_future
+from anyslots import Executor, Future, Retry
 from anyslots.instruments import OpenTelemetry, Prometheus, Timeline
 
 FEW, MANY = 1_000, 6_000
@@ -44,19 +42,18 @@ def in_a_full_executor(part: Callable[[Executor, Any], object]) -> p.Program:
     return program
 
 
-def make_future(executor: Executor, job: Any) -> Future[Any]:
-    return new_future(executor, job, (), CONTEXT)
-
-
-CONTEXT = copy_context()
 PARTS: dict[str, p.Program] = {
     "a loop": in_a_full_executor(lambda executor, job: None),
     "copy_context": in_a_full_executor(lambda executor, job: copy_context()),
-    "making a Future": in_a_full_executor(make_future),
-    "making and settling one": in_a_full_executor(
-        lambda executor, job: make_future(executor, job)._settle(SUCCEEDED, None)
-    ),
     "submit": in_a_full_executor(lambda executor, job: executor.submit(job)),
+}
+
+
+# What there is under asyncio alone.
+MORE = PARTS | {
+    "anyslots, slot() when it's free": p.slot_blocks,
+    "asyncio.Semaphore when it's free": p.semaphore_blocks,
+    "unlimited tasks that return at once": p.asyncio_unlimited_instant,
 }
 
 
@@ -113,6 +110,21 @@ def rows(loop: str) -> dict[str, Callable[[int], Awaitable[object]]]:
         "anyslots, gather": p.submit_and_gather(job),
         "anyslots, map to a list": p.map_to_list(job),
         "anyslots, await each": p.submit_and_await_each(job),
+        "anyslots, a lane in a lane": p.lanes_in_lanes(job, 2),
+        "anyslots, three lanes deep": p.lanes_in_lanes(job, 3),
+        "anyslots, map as a stream": p.map_as_stream(job),
+        "anyslots, jobs that return at once": p.submit(p.instant_job),
+        "anyslots, a rate never reached": p.submit(job, rate=p.at_most(10**9)),
+        "anyslots, with a timeout": p.submit(job, timeout=3600),
+        "anyslots, with a Retry": p.submit(job, retry=Retry()),
+        "anyslots, 100 jobs in 100 slots": p.small_runs(job),
+        "an anyio task group for 100 jobs": p.small_task_groups(job),
+        "anyslots, nested pairs": p.nested_pairs(job),
+        "anyslots, enqueue": p.enqueue_each(job),
+        "acquire a semaphore, then spawn": (
+            p.trio_acquire_then_spawn if trio else p.asyncio_acquire_then_spawn
+        ),
+        "anyslots, making a keyed lane": p.keyed_lanes,
         "with an instrument that does nothing": with_instrument(job, Silent),
         "with Prometheus": with_instrument(job, prometheus),
         "with OpenTelemetry": with_instrument(job, opentelemetry),
@@ -120,7 +132,7 @@ def rows(loop: str) -> dict[str, Callable[[int], Awaitable[object]]]:
         "with Timeline": with_instrument(job, Timeline),
         "unlimited tasks": p.trio_unlimited if trio else p.asyncio_unlimited,
         "semaphore or limiter, a task each": p.trio_limiter if trio else p.asyncio_semaphore_gather,
-    } | ({} if trio else PARTS)
+    } | ({} if trio else MORE)
 
 
 async def run(name: str, loop: str, jobs: int) -> None:

@@ -414,3 +414,135 @@ async def thread_pool(jobs: int) -> None:
     with ThreadPoolExecutor(SLOTS) as pool:
         for future in [pool.submit(plain_job) for _ in range(jobs)]:
             done += future.result()
+
+
+# The smaller regimes: small runs, nested jobs, limits that are never reached.
+
+
+def lanes_in_lanes(job: Any, depth: int) -> Program:
+    async def program(jobs: int) -> None:
+        async with Executor(SLOTS) as executor:
+            lane: Any = executor
+            for _ in range(depth):
+                lane = lane.lane()
+            for _ in range(jobs):
+                lane.submit(job)
+
+    return program
+
+
+def small_runs(job: Any) -> Program:
+    """A hundred jobs in a hundred slots, again and again, executor included."""
+
+    async def program(jobs: int) -> None:
+        for _ in range(jobs // 100):
+            async with Executor(SLOTS) as executor:
+                for _ in range(100):
+                    executor.submit(job)
+
+    return program
+
+
+def small_task_groups(job: Any) -> Program:
+    async def program(jobs: int) -> None:
+        for _ in range(jobs // 100):
+            async with anyio.create_task_group() as group:
+                for _ in range(100):
+                    group.start_soon(job)
+
+    return program
+
+
+def nested_pairs(job: Any) -> Program:
+    """Half of the jobs wait for another one."""
+
+    async def program(jobs: int) -> None:
+        async with Executor(SLOTS) as executor:
+
+            async def outer() -> None:
+                await executor.submit(job)
+
+            for _ in range(jobs // 2):
+                executor.submit(outer)
+
+    return program
+
+
+def enqueue_each(job: Any) -> Program:
+    async def program(jobs: int) -> None:
+        async with Executor(SLOTS, max_pending=SLOTS) as executor:
+            for _ in range(jobs):
+                await executor.enqueue(job)
+
+    return program
+
+
+def acquire_then_spawn(job: Any) -> Program:
+    async def program(jobs: int) -> None:
+        limiter = anyio.Semaphore(SLOTS)
+
+        async def run() -> None:
+            try:
+                await job()
+            finally:
+                limiter.release()
+
+        async with anyio.create_task_group() as group:
+            for _ in range(jobs):
+                await limiter.acquire()
+                group.start_soon(run)
+
+    return program
+
+
+async def asyncio_acquire_then_spawn(jobs: int) -> None:
+    semaphore = asyncio.Semaphore(SLOTS)
+
+    async def run() -> None:
+        try:
+            await asyncio_job()
+        finally:
+            semaphore.release()
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(jobs):
+            await semaphore.acquire()
+            group.create_task(run())
+
+
+async def trio_acquire_then_spawn(jobs: int) -> None:
+    semaphore = trio.Semaphore(SLOTS)
+
+    async def run() -> None:
+        try:
+            await trio_job()
+        finally:
+            semaphore.release()
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(jobs):
+            await semaphore.acquire()
+            nursery.start_soon(run)
+
+
+async def slot_blocks(jobs: int) -> None:
+    """One task after another occupies the slot itself; it's always free."""
+    async with Executor(SLOTS) as executor:
+        for _ in range(jobs):
+            async with executor.slot():
+                pass
+
+
+async def semaphore_blocks(jobs: int) -> None:
+    semaphore = asyncio.Semaphore(SLOTS)
+    for _ in range(jobs):
+        async with semaphore:
+            pass
+
+
+async def keyed_lanes(jobs: int) -> None:
+    """A lane is made for each of many keys."""
+    async with Executor(SLOTS) as executor:
+        lanes = executor.keyed(slots=2, rate=Rate(1, per=1))
+        for key in range(jobs):
+            lanes[key]

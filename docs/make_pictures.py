@@ -1,7 +1,7 @@
-"""Makes the pictures of the documentation: a crawl in virtual time, the same each time.
+"""Makes the pictures of the documentation: a crawl in virtual time, the same each time; drawings.
 
-`python docs/make_pictures.py [FOLDER]` writes `timeline.svg` and `terminal.svg`; it needs what the
-tests need.
+`python docs/make_pictures.py [FOLDER]` writes `timeline.svg` and `terminal.svg`, and the drawings
+into `_static`; it needs what the tests need.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from rich.console import Console
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS.parent / "tests"))
 
+from drawings import DRAWINGS  # noqa: E402
 from virtual_time import run_in_virtual_time  # noqa: E402
 
 from anyslots import Executor, Rate  # noqa: E402
@@ -69,6 +70,9 @@ def main(folder: Path) -> None:
     still = re.sub(r"@font-face \{.*?\}", "", still, flags=re.DOTALL)
     still = re.sub(r"[ \t]+$", "", still, flags=re.MULTILINE)
     (folder / "terminal.svg").write_text(still, encoding="utf-8")
+    (folder / "_static").mkdir(exist_ok=True)
+    for name, draw in DRAWINGS.items():
+        (folder / "_static" / f"{name}.svg").write_text(draw(), encoding="utf-8")
 
 
 if __name__ == "__main__":

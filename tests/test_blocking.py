@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import contextvars
 import functools
@@ -18,7 +19,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from anyslots import BlockingExecutor, ExecutorClosed, QueueTimeout, Rate
+from anyslots import BlockingExecutor, ExecutorClosed, QueueTimeout, Rate, Retry
 from anyslots._blocking import finish_all
 
 BACKENDS = ["asyncio", "trio"]
@@ -297,7 +298,7 @@ def test_an_executor_that_is_dropped(backend: str) -> None:
     """Collected without a shutdown, it finishes what it has, and ends its thread."""
     pool = BlockingExecutor(1, backend=backend)
     gone = weakref.ref(pool)
-    thread = pool._home.thread
+    thread = pool._loop_thread.thread
     blocked = Blocked()
     future = pool.submit(blocked.run)
     del pool
@@ -326,7 +327,7 @@ def test_a_call_that_exits(backend: str, kind: str) -> None:
     assert not concurrent.futures.wait([first, *futures], timeout=20).not_done
     assert isinstance(futures[0].exception(0), SystemExit)
     assert futures[1].cancelled()
-    pool._home.thread.join(20)
+    pool._loop_thread.thread.join(20)
     with pytest.raises(ExecutorClosed):
         pool.submit(give)
     pool.shutdown()
@@ -414,3 +415,125 @@ def test_eight_threads_that_submit(pool: BlockingExecutor) -> None:
     with concurrent.futures.ThreadPoolExecutor(8) as threads:
         for thread, results in enumerate(threads.map(work, range(8))):
             assert results == [(thread, n) for n in range(100)]
+
+
+# Lanes.
+
+
+def test_a_lane_is_an_executor_with_limits_of_its_own(pool: BlockingExecutor) -> None:
+    lane = pool.lane("one at a time", slots=1)
+    assert isinstance(lane, concurrent.futures.Executor)
+    blocked = Blocked()
+    running, queued = lane.submit(blocked.run), lane.submit(add, 1, 2)
+    assert blocked.begun.wait(20)
+    assert pool.submit(add, 3, 4).result(20) == 7
+    assert not queued.running()
+    blocked.go.set()
+    assert (running.result(20), queued.result(20)) == ("let go", 3)
+    assert list(lane.map(add, [1, 2], [3, 4])) == [4, 6]
+
+
+def test_shutting_down_a_lane_waits_for_its_calls_alone(pool: BlockingExecutor) -> None:
+    blocked, outside = Blocked(), Blocked()
+    running = pool.submit(outside.run)
+    with pool.lane(slots=1) as lane, lane.lane("inside") as inside:
+        futures = [lane.submit(blocked.run), inside.submit(give, 5)]
+        assert blocked.begun.wait(20)
+        threading.Timer(0.05, blocked.go.set).start()
+        lane.shutdown()
+        assert [future.result(0) for future in futures] == ["let go", 5]
+        for closed in (lane, inside):
+            with pytest.raises(ExecutorClosed):
+                closed.submit(give)
+    assert running.running()
+    outside.go.set()
+    assert running.result(20) == "let go"
+
+
+def test_shutting_down_a_lane_can_cancel_what_is_queued(pool: BlockingExecutor) -> None:
+    lane = pool.lane(slots=1)
+    blocked = Blocked()
+    futures = [lane.submit(blocked.run), lane.submit(give, 1), lane.submit(give, 2)]
+    assert blocked.begun.wait(20)
+    lane.shutdown(wait=False, cancel_futures=True)
+    with pytest.raises(concurrent.futures.CancelledError):
+        futures[1].result(20)
+    blocked.go.set()
+    assert futures[0].result(20) == "let go"
+    assert futures[2].cancelled()
+    lane.shutdown()
+
+
+def test_a_job_cannot_wait_for_the_end_of_its_lane(pool: BlockingExecutor) -> None:
+    lane = pool.lane()
+
+    async def shut_down() -> None:
+        await checkpoint()
+        with pytest.raises(RuntimeError, match="wait"):
+            lane.shutdown()
+
+    lane.submit(shut_down).result(20)
+    assert lane.submit(give, 1).result(20) == 1
+
+
+def test_a_lane_keeps_its_executor_from_ending(backend: str) -> None:
+    lane = BlockingExecutor(1, backend=backend).lane()
+    gc.collect()
+    assert lane.submit(give, 1).result(20) == 1
+    thread = lane._loop_thread.thread
+    del lane
+    gc.collect()
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("kind", ["plain", "async"])
+def test_calls_are_retried(pool: BlockingExecutor, kind: str) -> None:
+    lane = pool.lane(retry=Retry(3, wait=0))
+    calls: list[int] = []
+
+    def fail_twice(result: int) -> int:
+        calls.append(result)
+        if len(calls) < 3:
+            raise ValueError(result)
+        return result
+
+    async def fail_twice_async(result: int) -> int:
+        await checkpoint()
+        return fail_twice(result)
+
+    future = lane.submit(fail_twice if kind == "plain" else fail_twice_async, 7)
+    assert future.result(20) == 7
+    assert calls == [7, 7, 7]
+
+
+def test_a_full_queue_and_bad_options(pool: BlockingExecutor) -> None:
+    lane = pool.lane(slots=1, max_pending=0)
+    blocked = Blocked()
+    running = lane.submit(blocked.run)
+    assert blocked.begun.wait(20)
+    with pytest.raises(anyio.WouldBlock):
+        lane.submit(give).result(20)
+    blocked.go.set()
+    assert running.result(20) == "let go"
+    with pytest.raises(ValueError, match="slots"):
+        pool.lane(slots=0)
+    with pytest.raises(TypeError, match="retry"):
+        BlockingExecutor(1, retry=3)  # type: ignore[arg-type]
+
+
+def test_the_thread_inherits_no_context() -> None:
+    """From Python 3.14 on threads may, along with the name of the caller's event loop."""
+    seen: list[str] = []
+
+    def make_loop() -> asyncio.AbstractEventLoop:
+        seen.append(var.get())
+        return asyncio.new_event_loop()
+
+    def use() -> int:
+        var.set("the caller's")
+        with BlockingExecutor(1, backend_options={"loop_factory": make_loop}) as pool:
+            return int(pool.submit(give, 1).result(20))
+
+    assert contextvars.copy_context().run(use) == 1
+    assert seen == ["unset"]

@@ -415,47 +415,57 @@ async def test_a_job_that_fails_while_it_unwinds_has_failed():
         await all_slots_work(executor)
 
 
-async def test_a_job_that_swallows_its_cancellation_meets_it_at_every_checkpoint():
-    """A cancellation that's caught comes again; a job that catches enough of them succeeds."""
+async def test_a_job_may_swallow_its_cancellation(loop_name: str):
+    """trio cancels at every checkpoint; under asyncio each `cancel` is met once."""
 
-    async def stubborn(begun: anyio.Event):
-        begun.set()
-        caught = 0
-        for _ in range(10):
+    async def stubborn(begun: anyio.Event, patience: float) -> list[str]:
+        met = []
+        for step in range(6):
+            begun.set()
             try:
-                await anyio.sleep(0.001) if caught % 2 else await checkpoint()
+                await anyio.sleep(patience) if step % 2 else await checkpoint()
+                met.append("went on")
             except anyio.get_cancelled_exc_class():
-                caught += 1
-        return caught
+                met.append("cancelled")
+        return met
 
-    async def waits(begun: anyio.Event):
-        begun.set()
-        caught = 0
-        while caught < 5:
+    async def cancelled_at_once(own: list[Future[Any]]) -> list[str]:
+        own[0].cancel()
+        return await stubborn(anyio.Event(), 0.001)
+
+    at_once = ["cancelled"] + (["cancelled"] if loop_name == "trio" else ["went on"]) * 5
+    async with Executor(1) as executor:
+        own: list[Future[Any]] = []
+        own.append(executor.submit(cancelled_at_once, own))
+        following = executor.submit(unharmed)
+        assert await own[0] == at_once
+        assert await following == "unharmed"
+        await all_slots_work(executor)
+
+
+@pytest.mark.parametrize("times", [1, 2, 5])
+async def test_each_cancellation_is_met_by_a_job_that_swallows_them(times: int):
+    """A job that catches as many as there come succeeds."""
+
+    async def waits(steps: list[int]) -> int:
+        for step in range(times):
+            steps.append(step)
             try:
                 await anyio.sleep_forever()
             except anyio.get_cancelled_exc_class():
-                caught += 1
-        return caught
+                pass
+        return times
 
     async with Executor(1) as executor:
-        begun = anyio.Event()
-        future = executor.submit(waits, begun)
+        steps: list[int] = []
+        future = executor.submit(waits, steps)
         following = executor.submit(unharmed)
-        await begun.wait()
-        future.cancel()
-        assert await future == 5
+        for step in range(times):
+            while not future.done() and step not in steps:
+                await checkpoint()
+            future.cancel()
+        assert await future == times
         assert await following == "unharmed"
-
-        begun = anyio.Event()
-
-        async def cancelled_at_once(begun: anyio.Event, own: list[Future[Any]]):
-            own[0].cancel()
-            return await stubborn(begun)
-
-        own: list[Future[Any]] = []
-        own.append(executor.submit(cancelled_at_once, begun, own))
-        assert await own[0] >= 5
         await all_slots_work(executor)
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 import inspect
 import io
 import pkgutil
@@ -159,6 +160,17 @@ def test_every_block_is_python(page: Path) -> None:
             assert not too_wide, f"{page.name}:{line}"
 
 
+def test_drawings_are_up_to_date() -> None:
+    """What `docs/drawings.py` draws is what the pages show."""
+    spec = importlib.util.spec_from_file_location("drawings", DOCS / "drawings.py")
+    assert spec is not None
+    assert spec.loader is not None
+    drawings = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(drawings)
+    for name, draw in drawings.DRAWINGS.items():
+        assert draw() == (DOCS / "_static" / f"{name}.svg").read_text(encoding="utf-8")
+
+
 MODULES = [module.name for module in pkgutil.iter_modules(anyslots.__path__, "anyslots.")]
 PUBLIC_MODULES = ["anyslots", *(name for name in MODULES if not name.startswith("anyslots._"))]
 
@@ -166,7 +178,8 @@ PUBLIC_MODULES = ["anyslots", *(name for name in MODULES if not name.startswith(
 @pytest.mark.parametrize("module", PUBLIC_MODULES)
 def test_the_reference_names_all_that_is_public(module: str) -> None:
     """Each public name is in the reference, alone or with its whole module, and nothing else is."""
-    reference = (DOCS / "reference.md").read_text(encoding="utf-8")
+    pages = sorted((DOCS / "reference").glob("*.md"))
+    reference = "\n".join(page.read_text(encoding="utf-8") for page in pages)
     if re.search(rf"^\.\. automodule:: {re.escape(module)}$", reference, re.MULTILINE):
         return
     pattern = rf"^\.\. auto(?!module)\w+:: {re.escape(module)}\.(\w+)(?!\.)\b"

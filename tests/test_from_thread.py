@@ -17,7 +17,7 @@ from anyio import to_thread, wait_all_tasks_blocked
 from anyio.lowlevel import checkpoint
 
 from anyslots import Executor, ExecutorClosed, from_thread
-from anyslots._inbox import Inbox
+from anyslots._runtime.entry_queue import EntryQueue
 from anyslots._thread_future import ThreadFuture
 
 pytestmark = pytest.mark.anyio
@@ -199,7 +199,7 @@ async def test_cancelling_a_job_that_is_about_to_begin() -> None:
     async with Executor(1) as executor:
         job = Blocked()
         future = ThreadFuture(executor, job, (), {})
-        future.take()
+        future.deliver()
         # Its slot's worker is on its way, ahead of what another thread says now.
         assert in_blocking_thread(future.cancel)
         await executor.join()
@@ -341,31 +341,31 @@ class Item:
     def __init__(self) -> None:
         self.log: list[object] = []
 
-    def take(self) -> None:
-        self.log.append("taken")
+    def deliver(self) -> None:
+        self.log.append("delivered")
 
-    def refuse(self, error: Exception) -> None:
+    def reject(self, error: Exception) -> None:
         self.log.append(type(error))
 
 
-def test_an_inbox_refuses_what_nobody_took() -> None:
-    """An inbox asks for one look for many items; closed, it refuses them, and takes no more."""
-    inbox = Inbox()
+def test_a_closed_entry_queue_rejects_what_is_left() -> None:
+    """It asks once for many deliveries; closed, it rejects what's left, and takes no more."""
+    entries = EntryQueue()
     items = [Item() for _ in range(4)]
     with pytest.raises(ExecutorClosed):
-        inbox.put(items[0])
+        entries.put(items[0])
     looks: list[Callable[[], object]] = []
-    inbox.open(looks.append)
-    inbox.put(items[0])
-    inbox.put(items[1])
+    entries.open(looks.append)
+    entries.put(items[0])
+    entries.put(items[1])
     assert len(looks) == 1
     looks.pop()()
-    inbox.put(items[2])
-    inbox.close()
+    entries.put(items[2])
+    entries.close()
     looks.pop()()
     with pytest.raises(ExecutorClosed):
-        inbox.put(items[3])
-    assert [item.log for item in items] == [["taken"], ["taken"], [ExecutorClosed], []]
+        entries.put(items[3])
+    assert [item.log for item in items] == [["delivered"], ["delivered"], [ExecutorClosed], []]
 
 
 @pytest.mark.filterwarnings("ignore:.*was never left:ResourceWarning")
@@ -501,7 +501,7 @@ async def test_a_thread_with_another_event_loop(
             # Then there's nothing to be mistaken about.
             monkeypatch.delitem(sys.modules, "sniffio")
             future = in_blocking_thread(from_thread.submit, executor, job)
-            executor._inbox.take()
+            executor._runtime.entries.deliver()
             monkeypatch.undo()
             assert await in_thread(future.result, 10) == "slept"
 

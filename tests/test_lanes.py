@@ -17,7 +17,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from anyslots import Executor, ExecutorClosed, JobCancelled, Lane, Rate, Statistics, gather
-from anyslots._line import Line
+from anyslots._scheduling.lane_state import LaneState
 
 pytestmark = pytest.mark.anyio
 
@@ -486,7 +486,7 @@ async def test_a_dropped_lane_leaves_nothing_behind() -> None:
             await ends[0]
         del lane, ends
         gc.collect()
-        assert sum(isinstance(thing, Line) for thing in gc.get_objects()) < 100
+        assert sum(isinstance(thing, LaneState) for thing in gc.get_objects()) < 100
         stuck.cancel()
 
 
@@ -514,7 +514,8 @@ async def seconds_per_lane(count: int) -> float:
         await executor.join()
         elapsed = time.process_time() - started
         assert len(order) == count
-        for part in (executor._schedule, executor._schedule._turns):
+        scheduler = executor._runtime.scheduler
+        for part in (scheduler, scheduler.tree, scheduler.tree.timers, executor._node):
             for name in part.__slots__:
                 thing = getattr(part, name)
                 assert not isinstance(thing, Sized) or len(thing) <= 100, name

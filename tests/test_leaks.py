@@ -329,7 +329,7 @@ async def test_waiting_leaves_nothing_at_the_future():
             del failing, callback
             await ticks(3)
             assert things.alive == []
-        assert not waiting._callbacks
+        assert not waiting.listeners
         waiting.cancel()
 
 

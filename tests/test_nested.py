@@ -933,8 +933,8 @@ async def test_cancelling_all_jobs_is_no_failure_of_those_that_wait_for_others(w
 
 @virtual
 @pytest.mark.parametrize("slots", [1, 2])
-def test_job_that_stops_waiting_goes_on_only_with_a_slot(backend: str, slots: int) -> None:
-    """A scope inside a job ends its wait for a child, but not its wait for a slot after that."""
+def test_job_that_stops_waiting_goes_on_at_once(backend: str, slots: int) -> None:
+    """A scope inside a job ends its wait for a child; nothing starts until there's a slot again."""
 
     async def main() -> None:
         async def parent() -> None:
@@ -943,16 +943,26 @@ def test_job_that_stops_waiting_goes_on_only_with_a_slot(backend: str, slots: in
                 await child
             assert scope.cancelled_caught
             times.append(anyio.current_time())
+            counts = executor.statistics()
+            assert (counts.running, counts.lent) == (2, 0)
+            following = [executor.submit(note_start) for _ in range(2)]
+            await anyio.sleep(3)
+            assert not any(future.done() for future in following)
+            assert not child.done()
+
+        async def note_start() -> None:
+            starts.append(anyio.current_time())
             assert executor.statistics().running <= slots
-            assert executor.statistics().lent == 0
-            assert not child.cancelled()
 
         times: list[float] = []
+        starts: list[float] = []
         async with Executor(slots) as executor:
             await executor.submit(parent)
             await executor.join()
             await check_all_slots_are_free(executor)
-        assert times == [10 if slots == 1 else 1]
+        assert times == [1]
+        # With two slots, both are held until the parent ends; with one, until the child has, too.
+        assert starts == ([10, 10] if slots == 1 else [4, 4])
 
     run_in_virtual_time(backend, main)
 
@@ -1181,17 +1191,25 @@ class Forest:
     futures: list[Any] = field(default_factory=list)
     # Those for which more may run than there are slots, since they unwind.
     condemned: list[Any] = field(default_factory=list)
+    # When waits have timed out of jobs that may go on beyond the limit, and that haven't ended.
+    impatient: list[float] = field(default_factory=list)
     active: int = 0
 
     def check(self) -> None:
         counts = self.executor.statistics()
-        unwinding = sum(not future.done() for future in self.condemned)
+        unwinding = sum(not future.done() for future in self.condemned) + len(self.impatient)
         assert counts.running <= self.slots + unwinding
         assert self.active <= self.slots + unwinding
         for lane, slots in zip(self.lanes, self.lane_slots, strict=True):
             assert lane.statistics().running <= slots + unwinding
         finished = counts.succeeded + counts.failed + counts.cancelled
         assert counts.submitted == counts.queued + counts.running + counts.lent + finished
+
+    def check_start(self) -> None:
+        """A job starts: what goes on beyond the limit has only just begun to."""
+        now = anyio.current_time()
+        just_now = sum(not future.done() for future in self.condemned) + self.impatient.count(now)
+        assert self.executor.statistics().running <= self.slots + just_now
 
     def submit(self, node: Node) -> Any:
         future = self.lanes[node.lane].submit(self.job, node)
@@ -1240,16 +1258,21 @@ class Forest:
     async def job(self, node: Node) -> int:
         self.active += 1
         counted = True
+        timed_out: list[float] = []
         try:
             self.check()
+            self.check_start()
             await anyio.sleep(node.sleeps)
             self.check()
             total = 0
             if node.children:
-                with anyio.move_on_after(node.patience):
+                with anyio.move_on_after(node.patience) as scope:
                     self.active -= 1
                     counted = False
                     total = await self.collect(node)
+                if scope.cancelled_caught:
+                    timed_out.append(anyio.current_time())
+                    self.impatient += timed_out
                 # No await since it was given its slot back.
                 self.active += 1
                 counted = True
@@ -1260,6 +1283,8 @@ class Forest:
             return 1  # one of a map's
         finally:
             self.active -= counted
+            for time in timed_out:
+                self.impatient.remove(time)
 
     async def main(self, trees: list[Node], cancels: list[tuple[int, int | None]]) -> None:
         with anyio.fail_after(10_000):

@@ -1,4 +1,4 @@
-"""The README's tables of peers: what a cell says of a Python library, the library does.
+"""The tables of docs/comparison.md: what a cell says of a Python library, the library does.
 
 Each test runs small programs with every peer that is Python, and compares what comes out with one
 column. Their limit is two, if nothing else is said, and their jobs take a second of virtual time;
@@ -80,8 +80,8 @@ def tables() -> dict[str, dict[str, str]]:
     """The cells by column and peer. A peer is called what its link says; notes don't count."""
     columns: dict[str, dict[str, str]] = {}
     heads: list[str] = []
-    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## Beside others\n")[2]
-    for line in section.partition("\n## ")[0].splitlines():
+    page = (ROOT / "docs" / "comparison.md").read_text(encoding="utf-8")
+    for line in page.partition("\n## ")[0].splitlines():
         if not line.startswith("| "):
             heads = heads if line.startswith("|--") else []
             continue
@@ -260,7 +260,7 @@ def test_limits(pool: ThreadPoolExecutor, client: Any) -> None:
     found = {peer: "yes" if run(peer, most, peer) == 2 else "no" for peer in HOSTS}
     found[AIOMETER] = "yes" if run(AIOMETER, most_with_aiometer) == 2 else "no"
     if run(ANYIO, most_with_amap) == 6:
-        found[ANYIO] = {"yes": "by hand", "no": "no"}[found[ANYIO]]
+        found[ANYIO] = {"yes": "recipe", "no": "no"}[found[ANYIO]]
     for peer, submit in [(THREADS, pool.submit), (DASK, client.submit)]:
         found[peer] = "yes" if most_in_threads(submit) == 2 else "no"
         gate.clear()
@@ -307,7 +307,7 @@ def test_resizing(client: Any) -> None:
         (ANYIO, set_tokens),
     ]:
         found[peer] = run(peer, resized, peer, resize)
-    found[ANYIO] = {"yes": "by hand"}[found[ANYIO]]  # as its limit is
+    found[ANYIO] = {"yes": "recipe"}[found[ANYIO]]  # as its limit is
     assert aiojobs.Scheduler.limit.fset is None
     client.cluster.scale(2)
     if until(lambda: len(client.scheduler_info()["workers"]) == 2):
@@ -363,7 +363,7 @@ def test_lanes(client: Any) -> None:
         (ANYIO, anyio.CapacityLimiter),
     ]:
         if run(peer, works, two_limiters, peer, limiter):
-            found[peer] = "by hand"
+            found[peer] = "recipe"
     held = [client.submit(wait_at_gate, name, resources={"api": 1}) for name in ("one", "two")]
     assert client.submit(note, "other").result(10) == "other"
     assert until(lambda: len(log) == 2)
@@ -483,7 +483,7 @@ def test_back_pressure(pool: ThreadPoolExecutor, client: Any) -> None:
     ]:
         found[peer] = "yes" if run(peer, waits, own) else "no"
         if by_hand is not None and run(peer, waits, by_hand):
-            found[peer] = "by hand"
+            found[peer] = "recipe"
     for peer, submit in [(THREADS, pool.submit), (DASK, client.submit)]:
         futures = [submit(wait_at_gate, f"job {number}") for number in range(20)]
         found[peer] = "no" if not any(future.done() for future in futures) else "yes"
@@ -675,7 +675,7 @@ def test_cancelling_one(client: Any) -> None:
 
     found = {peer: stops(peer) for peer in HOSTS}
     if run(TRIO, by_scope):
-        found[TRIO] = "by hand"
+        found[TRIO] = "recipe"
     found[AIOMETER] = "no"  # without a handle
     with ThreadPoolExecutor(1) as pool:
         found[THREADS] = in_threads(pool.submit, 1)
@@ -724,7 +724,7 @@ def test_time_limits(pool: ThreadPoolExecutor, client: Any) -> None:
     for peer, own in [(ANYSLOTS, by_option), (AIOJOBS, by_wait)]:
         found[peer] = "yes" if run(peer, is_stopped, own) else "no"
     for peer in (ORIGINAL, ASYNCIO, TRIO, ANYIO, AIOMETER):
-        found[peer] = "by hand" if run(peer, is_stopped, partial(by_hand, peer)) else "no"
+        found[peer] = "recipe" if run(peer, is_stopped, partial(by_hand, peer)) else "no"
     for peer, submit in [(THREADS, pool.submit), (DASK, client.submit)]:
         future = submit(wait_at_gate, peer)
         assert until(lambda peer=peer: f"{peer} began" in log)
@@ -768,7 +768,7 @@ def test_unseen_errors(
     found = {peer: what_is_told(partial(run, peer, fails, peer)) for peer in [*HOSTS, AIOMETER]}
     found[THREADS] = what_is_told(partial(in_a_thread, pool.submit))
     found[DASK] = what_is_told(partial(in_a_thread, client.submit))
-    assert found == says("unseen errors")
+    assert found == says("unretrieved errors")
 
 
 def test_the_end() -> None:
@@ -882,9 +882,9 @@ def test_grace() -> None:
     for peer, stop, how in [
         (ANYSLOTS, by_shutdown, "yes"),
         (AIOJOBS, by_wait_and_close, "yes"),
-        (ASYNCIO, by_wait, "by hand"),
-        (TRIO, partial(by_deadline, TRIO), "by hand"),
-        (ANYIO, partial(by_deadline, ANYIO), "by hand"),
+        (ASYNCIO, by_wait, "recipe"),
+        (TRIO, partial(by_deadline, TRIO), "recipe"),
+        (ANYIO, partial(by_deadline, ANYIO), "recipe"),
     ]:
         if run(peer, ends, stop):
             found[peer] = how
@@ -929,10 +929,10 @@ def test_threads(pool: ThreadPoolExecutor, client: Any) -> None:
 
     for peer, submit, how in [
         (ANYSLOTS, by_submit, "yes"),
-        (ORIGINAL, by_call_soon, "by hand"),
+        (ORIGINAL, by_call_soon, "recipe"),
         (ASYNCIO, by_coroutine, "yes"),
         (ANYIO, by_anyio, "yes"),
-        (AIOJOBS, by_coroutine, "by hand"),
+        (AIOJOBS, by_coroutine, "recipe"),
     ]:
         if anyio.run(on_loop, peer, submit):
             found[peer] = how

@@ -6,8 +6,6 @@ import gc
 import itertools
 import math
 import random
-import sys
-import time
 import traceback
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sized
@@ -29,9 +27,7 @@ from anyslots import (
     as_completed,
     gather,
 )
-from anyslots._future import QUEUED, Signal
-from anyslots._line import Returner
-from anyslots._schedule import Schedule
+from anyslots._runtime.lending import TaskWaiter
 
 pytestmark = pytest.mark.anyio
 virtual = pytest.mark.parametrize("backend", VIRTUAL_BACKENDS)
@@ -115,45 +111,6 @@ async def test_many_who_wait_for_the_same_end_are_all_told(monkeypatch: Any) -> 
         assert joined == []
         release.set()
     assert sorted(joined) == list(range(1, len(scopes), 2))
-
-
-class Told:
-    def wake(self) -> None:
-        pass
-
-
-# What else the machine does counts in real time only; Windows tells the other in steps of 16 ms.
-clock = time.perf_counter if sys.platform == "win32" else time.thread_time
-
-
-def seconds_per_lender(count: int) -> float:
-    """Have ``count`` jobs lend their slot, want it back, and get it, one after the other."""
-    schedule = Schedule(1, lambda: None, lambda time: None, lambda: 0.0)
-    line = schedule.line
-    future: Any = Future.__new__(Future)
-    future._callbacks = future._worker = None
-    for _ in range(count):
-        future._status, future._fn, future._value = QUEUED, "job", None
-        schedule.submit(line, future)
-        assert schedule.redeem() is line
-        schedule.start(line)
-        schedule.lend(line)
-    begin = clock()
-    for _ in range(count):
-        schedule.reclaim(Returner(line, Told()))
-    for left in reversed(range(count)):
-        schedule.succeed(line, future)
-        assert schedule.pass_on(line) is None
-        assert schedule.held == min(left, 1)
-    return (clock() - begin) / count
-
-
-@pytest.mark.unmeasured
-@pytest.mark.real_time
-def test_a_free_slot_for_one_of_many_lenders_costs_no_more_than_for_one_of_few() -> None:
-    """Of thousands who want their slot back, each that gets it costs a constant number of steps."""
-    few = min(seconds_per_lender(1_000) for _ in range(3))
-    assert seconds_per_lender(30_000) < 4 * few
 
 
 async def test_a_child_goes_ahead_of_lower_work() -> None:
@@ -530,7 +487,7 @@ async def test_waits_for_results_that_were_given_up_do_not_pile_up(kind: str) ->
     """Who asks for the next result again and again, in vain, leaves nothing behind each time."""
 
     def waits() -> int:
-        return sum(type(each) is Signal for each in gc.get_objects())
+        return sum(type(each) is TaskWaiter for each in gc.get_objects())
 
     release = anyio.Event()
     async with Executor(1) as executor:
@@ -558,7 +515,7 @@ def sizes(*things: object) -> dict[str, int]:
     return {
         f"{type(thing).__name__}.{name}": len(value)
         for thing in things
-        for name in type(thing).__slots__
+        for name in getattr(type(thing), "__slots__", None) or vars(thing)
         if isinstance(value := getattr(thing, name, None), Sized)
         and not isinstance(value, str | tuple)
         and not name.startswith("__")
@@ -598,7 +555,9 @@ def test_jobs_of_all_kinds_leave_every_table_of_the_executor_as_it_was(backend: 
         async with Executor(3, on_error="log", max_pending=75) as executor:
             await round_of_jobs(executor)
             await anyio.sleep(100)
-            things = executor, executor._schedule, executor._schedule._turns, executor._line
+            scheduler = executor._runtime.scheduler
+            parts = scheduler.tree, scheduler.tree.timers, scheduler.loans, scheduler.admission
+            things = scheduler, *parts, executor._node, executor._runtime, executor._runtime.pool
             before = sizes(*things)
             for _ in range(2):
                 await round_of_jobs(executor)
@@ -606,9 +565,8 @@ def test_jobs_of_all_kinds_leave_every_table_of_the_executor_as_it_was(backend: 
             gc.collect()
             after = sizes(*things)
             assert after == before
-            assert before["Schedule.lines"] == 1
-            for name in ("grants", "_returning", "_doors", "_alarms"):
-                assert after[f"Schedule.{name}"] == 0
+            for name in ("Scheduler.permits", "Admission.putters", "Timers.deadlines"):
+                assert after[name] == 0
 
     run_in_virtual_time(backend, main)
 

@@ -802,8 +802,8 @@ async def test_failed_and_cancelled_jobs_give_back_their_slots() -> None:
         assert spy.peak == 3
 
 
-async def test_instant_jobs_leave_turns_to_other_tasks() -> None:
-    """Thousands of jobs that never suspend don't keep another task from running between them."""
+async def test_instant_jobs_leave_turns_to_other_tasks(loop_name: str) -> None:
+    """At most eight jobs of a slot that never suspend run without a checkpoint for other tasks."""
     slots, jobs = 2, 1000
     ran = 0
     between_turns = []
@@ -823,7 +823,8 @@ async def test_instant_jobs_leave_turns_to_other_tasks() -> None:
             executor.submit(job)
         tg.start_soon(ticker)
     assert ran == jobs
-    assert max(between_turns) <= 10 * slots
+    # Trio runs the tasks of a turn in random order: a slot may come last in one, first in the next.
+    assert max(between_turns) <= 8 * slots * (2 if loop_name == "trio" else 1)
 
 
 @pytest.mark.parametrize("how", ["executor", "scope", "future"])

@@ -1,12 +1,16 @@
+# ruff: noqa: ASYNC109 (a timeout of each job, not of the call)
 """The one-liner."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar, overload
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Literal, TypeVar, overload
 
 from ._executor import Executor
 from ._map_inputs import AnyIterable
+from ._scheduling.adaptive import Adaptive
+from ._scheduling.rates import Rate
+from ._scheduling.retries import Retry
 
 T = TypeVar("T")
 A1 = TypeVar("A1")
@@ -22,7 +26,36 @@ async def amap(
     i1: AnyIterable[A1],
     /,
     *,
-    slots: float,
+    slots: float | Adaptive,
+    return_exceptions: Literal[False] = ...,
+    rate: Rate | Iterable[Rate] | None = ...,
+    timeout: float | None = ...,
+    retry: Retry | bool | None = ...,
+) -> list[T]: ...
+@overload
+async def amap(
+    fn: Callable[[A1], Awaitable[T]],
+    i1: AnyIterable[A1],
+    /,
+    *,
+    slots: float | Adaptive,
+    return_exceptions: bool,
+    rate: Rate | Iterable[Rate] | None = ...,
+    timeout: float | None = ...,
+    retry: Retry | bool | None = ...,
+) -> list[T | BaseException]: ...
+@overload
+async def amap(
+    fn: Callable[[A1, A2], Awaitable[T]],
+    i1: AnyIterable[A1],
+    i2: AnyIterable[A2],
+    /,
+    *,
+    slots: float | Adaptive,
+    return_exceptions: Literal[False] = ...,
+    rate: Rate | Iterable[Rate] | None = ...,
+    timeout: float | None = ...,
+    retry: Retry | bool | None = ...,
 ) -> list[T]: ...
 @overload
 async def amap(
@@ -31,7 +64,25 @@ async def amap(
     i2: AnyIterable[A2],
     /,
     *,
-    slots: float,
+    slots: float | Adaptive,
+    return_exceptions: bool,
+    rate: Rate | Iterable[Rate] | None = ...,
+    timeout: float | None = ...,
+    retry: Retry | bool | None = ...,
+) -> list[T | BaseException]: ...
+@overload
+async def amap(
+    fn: Callable[[A1, A2, A3], Awaitable[T]],
+    i1: AnyIterable[A1],
+    i2: AnyIterable[A2],
+    i3: AnyIterable[A3],
+    /,
+    *,
+    slots: float | Adaptive,
+    return_exceptions: Literal[False] = ...,
+    rate: Rate | Iterable[Rate] | None = ...,
+    timeout: float | None = ...,
+    retry: Retry | bool | None = ...,
 ) -> list[T]: ...
 @overload
 async def amap(
@@ -41,7 +92,26 @@ async def amap(
     i3: AnyIterable[A3],
     /,
     *,
-    slots: float,
+    slots: float | Adaptive,
+    return_exceptions: bool,
+    rate: Rate | Iterable[Rate] | None = ...,
+    timeout: float | None = ...,
+    retry: Retry | bool | None = ...,
+) -> list[T | BaseException]: ...
+@overload
+async def amap(
+    fn: Callable[[A1, A2, A3, A4], Awaitable[T]],
+    i1: AnyIterable[A1],
+    i2: AnyIterable[A2],
+    i3: AnyIterable[A3],
+    i4: AnyIterable[A4],
+    /,
+    *,
+    slots: float | Adaptive,
+    return_exceptions: Literal[False] = ...,
+    rate: Rate | Iterable[Rate] | None = ...,
+    timeout: float | None = ...,
+    retry: Retry | bool | None = ...,
 ) -> list[T]: ...
 @overload
 async def amap(
@@ -52,7 +122,27 @@ async def amap(
     i4: AnyIterable[A4],
     /,
     *,
-    slots: float,
+    slots: float | Adaptive,
+    return_exceptions: bool,
+    rate: Rate | Iterable[Rate] | None = ...,
+    timeout: float | None = ...,
+    retry: Retry | bool | None = ...,
+) -> list[T | BaseException]: ...
+@overload
+async def amap(
+    fn: Callable[[A1, A2, A3, A4, A5], Awaitable[T]],
+    i1: AnyIterable[A1],
+    i2: AnyIterable[A2],
+    i3: AnyIterable[A3],
+    i4: AnyIterable[A4],
+    i5: AnyIterable[A5],
+    /,
+    *,
+    slots: float | Adaptive,
+    return_exceptions: Literal[False] = ...,
+    rate: Rate | Iterable[Rate] | None = ...,
+    timeout: float | None = ...,
+    retry: Retry | bool | None = ...,
 ) -> list[T]: ...
 @overload
 async def amap(
@@ -64,7 +154,28 @@ async def amap(
     i5: AnyIterable[A5],
     /,
     *,
-    slots: float,
+    slots: float | Adaptive,
+    return_exceptions: bool,
+    rate: Rate | Iterable[Rate] | None = ...,
+    timeout: float | None = ...,
+    retry: Retry | bool | None = ...,
+) -> list[T | BaseException]: ...
+@overload
+async def amap(
+    fn: Callable[..., Awaitable[T]],
+    i1: AnyIterable[Any],
+    i2: AnyIterable[Any],
+    i3: AnyIterable[Any],
+    i4: AnyIterable[Any],
+    i5: AnyIterable[Any],
+    i6: AnyIterable[Any],
+    /,
+    *iterables: AnyIterable[Any],
+    slots: float | Adaptive,
+    return_exceptions: Literal[False] = ...,
+    rate: Rate | Iterable[Rate] | None = ...,
+    timeout: float | None = ...,
+    retry: Retry | bool | None = ...,
 ) -> list[T]: ...
 @overload
 async def amap(
@@ -77,19 +188,33 @@ async def amap(
     i6: AnyIterable[Any],
     /,
     *iterables: AnyIterable[Any],
-    slots: float,
-) -> list[T]: ...
+    slots: float | Adaptive,
+    return_exceptions: bool,
+    rate: Rate | Iterable[Rate] | None = ...,
+    timeout: float | None = ...,
+    retry: Retry | bool | None = ...,
+) -> list[T | BaseException]: ...
 async def amap(
-    fn: Callable[..., Awaitable[T]], /, *iterables: AnyIterable[Any], slots: float
-) -> list[T]:
+    fn: Callable[..., Awaitable[T]],
+    /,
+    *iterables: AnyIterable[Any],
+    slots: float | Adaptive,
+    return_exceptions: bool = False,
+    rate: Rate | Iterable[Rate] | None = None,
+    timeout: float | None = None,
+    retry: Retry | bool | None = None,
+) -> list[Any]:
     """Run ``fn`` over the items of iterables, at most ``slots`` calls at once; list the results.
 
     The results come in the order of the inputs. The first failure, in that order, cancels the rest
-    and is raised; so does a cancellation.
+    and is raised; with ``return_exceptions``, exceptions are listed among the results instead, and
+    the rest goes on. A cancellation of this call cancels all.
+
+    ``slots``, ``rate``, ``timeout`` (of each call) and ``retry``: as for `Executor`.
 
     ::
 
-        pages = await amap(fetch, urls, slots=20)
+        pages = await amap(fetch, urls, slots=20, retry=Retry(3))
     """
-    async with Executor(slots) as executor:
-        return await executor.map(fn, *iterables)
+    async with Executor(slots, rate=rate, timeout=timeout, retry=retry) as executor:
+        return await executor.map(fn, *iterables, return_exceptions=return_exceptions)

@@ -12,16 +12,20 @@ import inspect
 import math
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Iterable, Iterator
-from typing import Any, ParamSpec, TypeVar, overload
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from contextvars import Context
+from typing import Any, ParamSpec, TypeVar, final, overload
 
 import anyio
 import anyio.to_thread
 
 from ._errors import ExecutorClosed
 from ._executor import Executor
+from ._handles import Lane
+from ._scheduling.adaptive import Adaptive
 from ._scheduling.job import function_name
 from ._scheduling.rates import Rate
+from ._scheduling.retries import Retry
 from ._thread_future import ThreadFuture
 
 P = ParamSpec("P")
@@ -30,63 +34,13 @@ T = TypeVar("T")
 BACKENDS = ("asyncio", "trio")
 
 
-class BlockingExecutor(cf.Executor):
-    """A `concurrent.futures.Executor` that runs async functions, and plain ones in worker threads.
+class _Lane(cf.Executor):
+    """What the executor and its lanes share: `submit`, `map` and `lane`."""
 
-    For code that isn't async. An event loop runs in a thread of its own; each submitted call is a
-    job there, at most ``slots`` of them at once. It's used, from any thread, as any executor of
-    `concurrent.futures` is, `wait` and `as_completed` included.
-
-    A future's ``cancel()`` works on a running async function, too: it's cancelled at its next
-    checkpoint, and the future is ``cancelled()`` once it has unwound. A plain function that runs
-    can't be cancelled: False. Futures call their callbacks in the event loop's thread.
-
-    ``slots``: how many calls may run at once; an int from 1, or `math.inf`.
-
-    ``backend``: ``"asyncio"`` or ``"trio"``; ``backend_options``: a dict, as for `anyio.run`.
-
-    ``rate``, ``timeout``, ``queue_timeout``, ``name``: as for `Executor`, times in seconds. A
-    ``timeout`` doesn't end a plain function that runs.
-
-    Raises `TypeError` or `ValueError` for other arguments, and `ImportError` if the backend is not
-    installed. A call that raises `SystemExit` or `KeyboardInterrupt` ends it: the other calls are
-    cancelled.
-
-    Left without ``shutdown``, it ends once it's garbage-collected or the interpreter exits, and
-    what was submitted has finished.
-
-    ::
-
-        with BlockingExecutor(slots=10) as executor:
-            for page in executor.map(fetch, urls):  # async def fetch(url): ...
-                print(page)
-    """
-
-    def __init__(
-        self,
-        slots: float,
-        *,
-        backend: str = "asyncio",
-        backend_options: dict[str, Any] | None = None,
-        rate: Rate | Iterable[Rate] | None = None,
-        timeout: float | None = None,
-        queue_timeout: float | None = None,
-        name: str | None = None,
-        instruments: Iterable[object] = (),
-    ) -> None:
-        if backend not in BACKENDS:
-            raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
-        if not isinstance(backend_options, dict | None):
-            raise TypeError(f"backend_options must be a dict or None, not {backend_options!r}")
-        try:
-            importlib.import_module(backend)
-        except ImportError:
-            raise ImportError(f"{backend} is not installed: anyslots[{backend}] has it") from None
-        limits = {"rate": rate, "timeout": timeout, "queue_timeout": queue_timeout}
-        more = {"name": name, "instruments": instruments}
-        executor = Executor(slots, **limits, **more, on_error="log")  # type: ignore[arg-type]
-        self._loop_thread = LoopThread(executor, backend, backend_options)
-        weakref.finalize(self, self._loop_thread.stop).atexit = False
+    _loop_thread: LoopThread
+    _lane: Lane
+    # The lane itself and those around it, but for the executor.
+    _path: tuple[BlockingLane, ...]
 
     @overload
     def submit(
@@ -99,13 +53,20 @@ class BlockingExecutor(cf.Executor):
 
         An async function runs in the event loop, any other in a worker thread; a coroutine that it
         returns is awaited in the event loop. Both run in a copy of the caller's present context.
-        Raises `ExecutorClosed`, a `RuntimeError`, after `shutdown`, and `TypeError` if ``fn`` isn't
-        callable.
+        The future raises `anyio.WouldBlock` if the queue was full, and what the ``cost`` of a rate
+        raises. Raises `ExecutorClosed`, a `RuntimeError`, after `shutdown`, and `TypeError` if
+        ``fn`` isn't callable.
         """
         if not callable(fn):
             raise TypeError(f"fn must be callable, not {fn!r}; submit(fn, *args)")
+        if any(lane._closed for lane in self._path):
+            raise ExecutorClosed("cannot submit after shutdown")
         kind, call = (ThreadFuture, fn) if is_async(fn) else (PlainFuture, _InThread(fn))
-        return self._loop_thread.put(kind(self._loop_thread.executor, call, args, kwargs))
+        future = self._loop_thread.put(kind(self._lane, call, args, kwargs))
+        for lane in self._path:
+            lane._futures.add(future)
+            future.add_done_callback(lane._futures.discard)
+        return future
 
     @overload  # type: ignore[override]
     def map(
@@ -129,6 +90,114 @@ class BlockingExecutor(cf.Executor):
         """
         return super().map(fn, *iterables, timeout=timeout, **options)
 
+    def lane(
+        self,
+        name: str | None = None,
+        *,
+        slots: float | Adaptive = math.inf,
+        priority: float = 0,
+        max_pending: float = math.inf,
+        rate: Rate | Iterable[Rate] | None = None,
+        gate: Callable[[], Awaitable[object]] | None = None,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+        retry: Retry | bool | None = None,
+    ) -> BlockingLane:
+        """Make a lane inside, with the options of `Lane.lane`; it's an executor itself.
+
+        ::
+
+            model = executor.lane("model", slots=4, rate=Rate(500, per=60))
+            pages = model.map(fetch, urls)
+        """
+        lane = self._lane.lane(
+            name,
+            slots=slots,
+            priority=priority,
+            max_pending=max_pending,
+            rate=rate,
+            gate=gate,
+            timeout=timeout,
+            queue_timeout=queue_timeout,
+            retry=retry,
+        )
+        return BlockingLane(self, lane)
+
+
+@final
+class BlockingExecutor(_Lane):
+    """A `concurrent.futures.Executor` that runs async functions, and plain ones in worker threads.
+
+    For code that isn't async. An event loop runs in a thread of its own, which inherits no context;
+    each submitted call is a job there, at most ``slots`` of them at once. It's used, from any
+    thread, as any executor of `concurrent.futures` is, `wait` and `as_completed` included.
+
+    A future's ``cancel()`` works on a running async function, too: it's cancelled at its next
+    checkpoint, and the future is ``cancelled()`` once it has unwound. A plain function that runs
+    can't be cancelled: False. Futures call their callbacks in the event loop's thread.
+
+    ``slots``: how many calls may run at once; an int from 1, `math.inf`, or `Adaptive`.
+
+    ``backend``: ``"asyncio"`` or ``"trio"``; ``backend_options``: a dict, as for `anyio.run`.
+
+    ``max_pending``, ``rate``, ``gate``, ``timeout``, ``queue_timeout``, ``retry``, ``name``,
+    ``instruments``: as for `Executor`, times in seconds. A ``timeout`` doesn't end a plain function
+    that runs.
+
+    Raises `TypeError` or `ValueError` for other arguments, and `ImportError` if the backend is not
+    installed. A call that raises `SystemExit` or `KeyboardInterrupt` ends it: the other calls are
+    cancelled.
+
+    Left without ``shutdown``, it ends once it's garbage-collected or the interpreter exits, and
+    what was submitted has finished.
+
+    ::
+
+        with BlockingExecutor(slots=10) as executor:
+            for page in executor.map(fetch, urls):  # async def fetch(url): ...
+                print(page)
+    """
+
+    def __init__(
+        self,
+        slots: float | Adaptive,
+        *,
+        backend: str = "asyncio",
+        backend_options: dict[str, Any] | None = None,
+        max_pending: float = math.inf,
+        rate: Rate | Iterable[Rate] | None = None,
+        gate: Callable[[], Awaitable[object]] | None = None,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+        retry: Retry | bool | None = None,
+        name: str | None = None,
+        instruments: Iterable[object] = (),
+    ) -> None:
+        if backend not in BACKENDS:
+            raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
+        if not isinstance(backend_options, dict | None):
+            raise TypeError(f"backend_options must be a dict or None, not {backend_options!r}")
+        try:
+            importlib.import_module(backend)
+        except ImportError:
+            raise ImportError(f"{backend} is not installed: anyslots[{backend}] has it") from None
+        executor = Executor(
+            slots,
+            max_pending=max_pending,
+            rate=rate,
+            gate=gate,
+            timeout=timeout,
+            queue_timeout=queue_timeout,
+            retry=retry,
+            name=name,
+            instruments=instruments,
+            on_error="log",
+        )
+        self._lane = executor
+        self._path = ()
+        self._loop_thread = LoopThread(executor, backend, backend_options)
+        weakref.finalize(self, self._loop_thread.stop).atexit = False
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls, and end once those that are there have finished.
 
@@ -140,6 +209,36 @@ class BlockingExecutor(cf.Executor):
             self._loop_thread.thread.join()
 
 
+@final
+class BlockingLane(_Lane):
+    """A lane of a `BlockingExecutor`; `BlockingExecutor.lane` makes it.
+
+    It keeps the executor from ending by itself.
+    """
+
+    def __init__(self, parent: _Lane, lane: Lane) -> None:
+        self._loop_thread = parent._loop_thread
+        self._lane = lane
+        self._parent = parent
+        self._path = (self, *parent._path)
+        self._closed = False
+        # Of the calls that haven't ended, those in lanes inside included.
+        self._futures: set[cf.Future[Any]] = set()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls, here and in the lanes inside; those that are there still run.
+
+        ``wait``: return once they have finished. ``cancel_futures``: cancel those that have not
+        begun. May be called again. A job that runs in the event loop can't wait: `RuntimeError`.
+        """
+        if wait and threading.current_thread() is self._loop_thread.thread:
+            raise RuntimeError("a job in the event loop can't wait for its lane's calls")
+        self._closed = True
+        self._loop_thread.close_lane(self._lane, cancel_futures)
+        if wait:
+            cf.wait(list(self._futures))
+
+
 class LoopThread:
     def __init__(
         self, executor: Executor, backend: str, backend_options: dict[str, Any] | None
@@ -149,9 +248,14 @@ class LoopThread:
         self._closed = False
         self._stopping: anyio.Event
         self._started: cf.Future[None] = cf.Future()
-        # Not waited for by `threading` itself, which would do so before it's told to stop.
+        # Not waited for by `threading` itself, which would do so before it's told to stop. It
+        # inherits no context from Python 3.14 on either, where threads may: the name of the event
+        # loop that runs in this thread would be in it.
         self.thread = threading.Thread(
-            target=self._run, args=(backend, backend_options), name="anyslots", daemon=True
+            target=Context().run,
+            args=(self._run, backend, backend_options),
+            name="anyslots",
+            daemon=True,
         )
         self.thread.start()
         self._started.result()
@@ -187,8 +291,21 @@ class LoopThread:
                 self.executor.clear("its executor was shut down")
             self._stopping.set()
 
+        self._post(stop)
+
+    def close_lane(self, lane: Lane, cancel_futures: bool) -> None:
+        """Have a lane take no more calls."""
+
+        def close() -> None:
+            lane.close()
+            if cancel_futures:
+                lane.clear("its executor was shut down")
+
+        self._post(close)
+
+    def _post(self, call: Callable[[], object]) -> None:
         try:
-            self.executor._runtime.backend.post(stop)
+            self.executor._runtime.backend.post(call)
         except RuntimeError:
             pass  # it has ended
 
@@ -229,7 +346,7 @@ def end_with_interpreter() -> None:
 
 def finish_all() -> None:
     left = list(loop_threads)
-    for home in left:
-        home.stop()
-    for home in left:
-        home.thread.join()
+    for loop_thread in left:
+        loop_thread.stop()
+    for loop_thread in left:
+        loop_thread.thread.join()

@@ -217,9 +217,9 @@ def make_waiter(runtimes: list[Runtime], futures: Container[object]) -> TaskWait
     """A wait of the current task for some futures; if it's a job's, the job lends its slot."""
     lenders = [lender for each in runtimes if (lender := each.current_lender()) is not None]
     for lender in lenders:
-        if lender.job in futures:
-            assert lender.job is not None
-            raise RuntimeError(f"job {lender.job.name} cannot wait for itself")
+        for job in lender.jobs():
+            if job in futures:
+                raise RuntimeError(f"job {job.name} cannot wait for itself")
     return TaskWaiter(runtimes[0].backend.park(), lenders)
 
 

@@ -113,11 +113,15 @@ class BaseFuture(Job[T_co]):
         result raises. Raises `RuntimeError` from a thread other than the event loop's.
         """
         self._check_thread("cancel")
-        runtime: Runtime = self.node.runtime
-        job = self
+        if self.status is not RUNNING:
+            runtime: Runtime = self.node.runtime
+            return runtime.scheduler.cancel(self, reason)
+        holder = self.holder
+        assert holder is not None
         # Trio's `Cancelled` refers to the frames that it came from.
         del self
-        return runtime.cancel_job(job, reason)
+        holder.cancel(reason)
+        return True
 
     def add_done_callback(self, fn: Callable[[Self], object]) -> None:
         """Call ``fn(future)`` once the job is done, or right now if it is.
@@ -174,7 +178,7 @@ class BaseFuture(Job[T_co]):
         lender = runtime.current_lender()
         if lender is None:
             return runtime.backend.wait(self)
-        if lender.job is self:
+        if any(job is self for job in lender.jobs()):
             raise RuntimeError(f"job {self.name} cannot wait for itself")
         return self._wait_lending(TaskWaiter(runtime.backend.park(), [lender]))
 

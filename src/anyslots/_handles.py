@@ -111,8 +111,8 @@ class Lane(BaseLane, Maps):
         job.context = copy_context()
         job.status = QUEUED
         job.listeners = job.value = job.slot = job.holder = job.attempt = None
-        scheduler = self._runtime.scheduler
-        if not node.fast_path or scheduler.transaction.busy:
+        if not node.fast_path or node.transaction.busy:
+            scheduler = self._runtime.scheduler
             self._prepare(job)
             if not scheduler.may_submit(job):
                 raise anyio.WouldBlock
@@ -121,7 +121,7 @@ class Lane(BaseLane, Maps):
         queue = node.queue
         queue.jobs.append(job)
         if not queue.is_ready:
-            scheduler.queue_added(node)
+            self._runtime.scheduler.queue_added(node)
         return job
 
     async def enqueue(
@@ -283,6 +283,8 @@ class Lane(BaseLane, Maps):
             return KeyedLanes(self, lambda key: checked)
         if options:
             raise TypeError("keyed takes options by name, or else one function of the key")
+        if not callable(function):
+            raise TypeError(f"keyed takes a function of the key, not {function!r}")
         ask = function
         return KeyedLanes(self, lambda key: checked_options(**ask(key)))
 

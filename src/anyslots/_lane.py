@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from ._runtime.charging import costs_of_queued
 from ._runtime.runtime import Runtime
 from ._scheduling.adaptive import Adaptive
-from ._scheduling.lane_state import LaneState
+from ._scheduling.lane_state import NEVER, LaneState
 from ._scheduling.rates import Rate, check_rates
 from ._scheduling.retries import Retry
 from ._scheduling.statistics import Statistics
@@ -178,7 +178,11 @@ class BaseLane:
     @property
     def paused(self) -> bool:
         """Whether it's paused itself, whatever the lanes around it are."""
-        return self._node.is_paused()
+        node = self._node
+        if node.paused or node.paused_until == NEVER:
+            return node.paused
+        # At its very end, what ends it may not have run yet.
+        return node.paused_until > self._runtime.current_time()
 
     def cancel(self, reason: str | None = None) -> None:
         """Cancel every queued and running job of this lane and those inside; submitting goes on.
@@ -235,8 +239,7 @@ class BaseLane:
 
     def _check_wait(self, doing: str) -> None:
         self._check_thread(doing)
-        job = self._runtime.own_job()
-        if job is not None and job.node.is_inside(self._node):
+        if any(job.node.is_inside(self._node) for job in self._runtime.own_jobs()):
             raise RuntimeError(f"a job cannot {doing} {self!r}, its own: it would wait for itself")
 
     def _state_words(self) -> str:

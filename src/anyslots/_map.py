@@ -272,7 +272,8 @@ class Results(Generic[T]):
             self._producing = True
             self.job = self._runtime.own_job()
             self._runtime.producers.add(self)
-            self._runtime.task_group.start_soon(self._produce, name="anyslots producer of a map")
+            start = self._runtime.task_group.start_soon
+            self._inputs.context.run(start, self._produce, name="anyslots producer of a map")
 
     def _is_open(self) -> bool:
         return self._node.thread is not None and self._node.thread == self._runtime.thread
@@ -283,6 +284,9 @@ class Results(Generic[T]):
         return slots + (slots if self._buffer is None else self._buffer)
 
     def _take_now(self) -> bool:
+        return self._inputs.context.run(self._take_batch)
+
+    def _take_batch(self) -> bool:
         """Submit the next inputs, as long as there's room for their results.
 
         But only so many at once; whether to let others run now, and then go on.

@@ -16,34 +16,31 @@ AnyIterable: TypeAlias = Iterable[A] | AsyncIterable[A]
 class Inputs:
     """The sources of a `map`, iterated over together; the shortest counts.
 
-    Code of users runs here, in the context that `map` was called in: whatever it raises ends the
-    inputs, and is kept in ``error``.
+    Code of users runs here, in ``context``, that in which `map` was called: whatever it raises ends
+    the inputs, and is kept in ``error``.
     """
 
-    __slots__ = ("_context", "_iterators", "are_sync", "error", "exhausted")
+    __slots__ = ("_iterators", "are_sync", "context", "error", "exhausted")
 
     def __init__(self, iterables: Iterable[AnyIterable[Any]], context: Context) -> None:
         self._iterators: list[Any] = [iterator_of(iterable) for iterable in iterables]
-        self._context = context
+        self.context = context
         self.are_sync = not any(isinstance(each, AsyncIterator) for each in self._iterators)
         self.exhausted = False
         self.error: BaseException | None = None
 
     def take_now(self) -> tuple[Any, ...] | None:
-        """Take the next input of synchronous sources; None if there's none."""
+        """Take the next input of synchronous sources, in their context; None if there's none."""
         if self.exhausted:
             return None
         try:
-            return self._context.run(self._next_of_each)
+            return tuple([next(iterator) for iterator in self._iterators])
         except StopIteration:
             pass
         except BaseException as exc:
             self.error = exc
         self.end()
         return None
-
-    def _next_of_each(self) -> tuple[Any, ...]:
-        return tuple([next(iterator) for iterator in self._iterators])
 
     async def take(self) -> tuple[Any, ...] | None:
         """Wait for the next input; None if there's none. A cancellation comes out as it is."""
@@ -65,7 +62,7 @@ class Inputs:
         for iterator in iterators:
             try:
                 if inspect.isgenerator(iterator):
-                    self._context.copy().run(iterator.close)
+                    self.context.copy().run(iterator.close)
             except BaseException as exc:
                 self.error = self.error or exc
 

@@ -1,6 +1,6 @@
 """A job's future for other threads than the event loop's: what it is to `from_thread`'s callers.
 
-It goes through an executor's inbox, and the event loop's thread makes a job of it there.
+It goes through an executor's entry queue, and the event loop's thread makes a job of it there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class ThreadFuture(cf.Future[T], Generic[T]):
     """A job's future for other threads.
 
     `_decided` is acquired once and never released: by the job as it begins, by the thread that
-    cancels it before that, or by whoever settles it without either.
+    cancels it before that, or by what settles it without either.
     """
 
     stoppable = True
@@ -73,7 +73,8 @@ class ThreadFuture(cf.Future[T], Generic[T]):
             self.set_exception(error)
 
     def begin(self) -> bool:
-        self._begun = self._decided.acquire(blocking=False)
+        """An attempt of the job begins; False if a thread has cancelled it before the first."""
+        self._begun = self._begun or self._decided.acquire(blocking=False)
         return self._begun
 
     def _end(self, job: Future[T]) -> None:

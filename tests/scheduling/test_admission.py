@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trees import Tree, new_job, new_lane
 
-from anyslots._scheduling.job import CANCELLED, FAILED, RUNNING, Job
+from anyslots._scheduling.job import CANCELLED, FAILED, QUEUED, RUNNING, Job
 from anyslots._scheduling.wait_queue import Waiter
 
 STEPS = st.tuples(
@@ -81,16 +81,18 @@ def put(tree: Tree, node) -> tuple[Job, Waiter, list[Job]]:
     return job, putter, woken
 
 
-def test_a_putter_whose_job_has_timed_out_is_admitted_with_it() -> None:
-    tree = Tree(slots=1, max_pending=0, queue_timeout=2)
+def test_the_time_in_the_queue_counts_from_admission() -> None:
+    tree = Tree(slots=1, max_pending=1, queue_timeout=2)
     tree.submit(tree.root)
     tree.claim()
+    first = tree.submit(tree.root)
     job, putter, woken = put(tree, tree.root)
     tree.run(2)
+    assert first.status is FAILED
+    assert (job.status, putter.served, woken) == (QUEUED, True, [job])
+    tree.run(2)
     assert job.status is FAILED
-    assert putter.served
-    assert woken == [job]
-    assert (tree.root.statistics().submitted, tree.root.statistics().failed) == (2, 1)
+    assert (tree.root.statistics().submitted, tree.root.statistics().failed) == (3, 2)
     assert tree.root.pending == 0
 
 

@@ -463,9 +463,12 @@ class Walk:
         job.add_listener(self.on_done)
         self.ages[job] = len(self.ages)
         self.alive.append(job)
-        if lane.queue_timeout is not None:
-            self.expires_at[job] = self.host.now + lane.queue_timeout
+        self.note_expiry(job)
         return job
+
+    def note_expiry(self, job: Job[Any]) -> None:
+        if job.node.queue_timeout is not None:
+            self.expires_at[job] = self.host.now + job.node.queue_timeout
 
     def submit(self, occupies: bool = False) -> None:
         job = self.new_job(occupies)
@@ -505,7 +508,14 @@ class Walk:
     def put(self) -> None:
         job = self.new_job(self.random.random() < 0.3)
         if job is not None:
-            putter = self.waiters[job] = Waiter(job, self.notify)
+            self.expires_at.pop(job, None)
+
+            def wake() -> None:
+                if putter.served:
+                    self.note_expiry(job)  # its time in the queue counts from now on
+                self.notify()
+
+            putter = self.waiters[job] = Waiter(job, wake)
             self.scheduler.put(putter)
 
     def claim(self) -> None:

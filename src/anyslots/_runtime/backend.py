@@ -49,6 +49,12 @@ class JobScope(Protocol):
     def is_clean(self) -> bool:
         """Whether a job that has just ended has left nothing in the task that can harm others."""
 
+    def watched(self) -> tuple[object, Callable[[], int]]:
+        """What `is_clean` looks at, for the path of every job, which saves itself that call.
+
+        An object that has as many references as before, and a function that returns 0.
+        """
+
     def is_referred_to(self) -> bool:
         """After `close`: whether something may yet cancel the task for the sake of an old job."""
 

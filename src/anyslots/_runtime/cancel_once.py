@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import math
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -30,6 +31,7 @@ class OnceScope:
         "_armed",
         "_cancelling",
         "_deadline",
+        "_deliveries",
         "_handle",
         "_inner",
         "_looks",
@@ -49,9 +51,11 @@ class OnceScope:
         self._outer = anyio.CancelScope()
         self._inner = anyio.CancelScope()
         self.is_spent = self.is_pending = self.timed_out = False
-        # How often the task had been cancelled, before a cancellation that's under way.
+        # How often the task was cancelled before the job.
         self._cancelling = 0
-        self._looks = 0
+        # How often the outer scope had cancelled it, before a cancellation that's under way; and
+        # in how many turns more to look whether that has come.
+        self._deliveries = self._looks = 0
         # When the job's time is up, and what wakes this scope then, or before that.
         self._deadline = self._armed = math.inf
         self._handle: asyncio.TimerHandle | None = None
@@ -72,9 +76,13 @@ class OnceScope:
         while (scope := states[self._task].cancel_scope) not in (self._inner, None):
             is_intact = False
             assert scope is not None
+            scope.cancel()  # it may be a task group's
             scope.__exit__(None, None, None)
             del scope
         self._inner.__exit__(None, None, None)
+        # Else anyio would have the host's task take back the cancellations of this one, if a scope
+        # around both of them is cancelled, too.
+        self._outer.shield = True
         self._outer.__exit__(None, None, None)
         return is_intact
 
@@ -84,6 +92,9 @@ class OnceScope:
             sys.getrefcount(self._task) == self._references
             and self._task.cancelling() == self._cancelling
         )
+
+    def watched(self) -> tuple[object, Callable[[], int]]:
+        return self._task, self._task.cancelling
 
     def is_referred_to(self) -> bool:
         return sys.getrefcount(self._task) > self._outside_references
@@ -107,10 +118,8 @@ class OnceScope:
             self.cancel()
 
     def cancel(self) -> None:
-        if not self.is_pending:
-            self._cancelling = self._task.cancelling()
         self.is_pending = True
-        self._looks = LOOKS
+        self._expect_delivery()
         if self.is_spent:
             self._inner.shield = False  # anyio delivers it again
         else:
@@ -118,30 +127,58 @@ class OnceScope:
             self._outer.cancel()
         self.look()
 
+    def suspend(self) -> None:
+        """The job waits for something: what a shield of its own has held up may come now."""
+        if self.is_pending:
+            self._expect_delivery()
+            self._loop.call_soon(self.look)
+
+    def _expect_delivery(self) -> None:
+        self._deliveries = self._count_deliveries()
+        self._looks = LOOKS
+
+    def _count_deliveries(self) -> int:
+        """How often the outer scope has called `Task.cancel`.
+
+        anyio adds what scopes of the job have called once these are left, but that's always in a
+        step of the job: it's never between two calls of `suspend` and `look`. There's no public way
+        to that number. `Task.cancelling` counts timeouts of the job's, too.
+        """
+        return self._outer._pending_uncancellations or 0  # type: ignore[attr-defined]
+
     def look(self) -> None:
         """If a cancellation was delivered, shield the job from another one."""
         if not self.is_pending:
             return
-        if self._task.cancelling() > self._cancelling:
+        if self._count_deliveries() > self._deliveries:
             self._delivered()
         elif self._looks:
             self._looks -= 1
             self._loop.call_soon(self.look)
 
-    def suspend(self) -> None:
-        """The job waits for something: what a shield of its own has held up may come now."""
-        self._looks = LOOKS
-        self._loop.call_soon(self.look)
-
     def deliver(self, thrown: BaseException) -> BaseException:
         if not isinstance(thrown, asyncio.CancelledError) or not self.is_spent:
             return thrown
         message = str(thrown.args[0]) if thrown.args else ""
-        if not message.startswith(f"Cancelled via cancel scope {id(self._outer):x}"):
+        if not message.startswith(f"Cancelled via cancel scope {id(self._outer):x}") and not (
+            self.is_pending and self._comes_along()
+        ):
             return thrown
         self._delivered()
         # Without the message, by which a scope or group of the job would take it for its own.
         return asyncio.CancelledError()
+
+    def _comes_along(self) -> bool:
+        """Whether a scope of the job, cancelled too, has kept anyio from cancelling the job again.
+
+        That scope lets its own cancellation pass then.
+        """
+        scope = anyio_asyncio._task_states[self._task].cancel_scope
+        while scope is not None and scope is not self._inner and not scope.shield:
+            if scope.cancel_called:
+                return True
+            scope = scope._parent_scope
+        return False
 
     def _delivered(self) -> None:
         self.is_pending = False

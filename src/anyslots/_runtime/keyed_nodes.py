@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Hashable
-from threading import Lock
+from threading import Lock, get_ident
 from typing import Any, Generic, TypeVar
 
 from .._scheduling.lane_state import LaneState
@@ -65,9 +65,12 @@ class KeyedNodes(Generic[K]):
     def live_keys(self) -> list[K]:
         with self._lock:
             self._sweep(len(self.keys))
-            return list(self.keys)
+            return [key for key, node in self.nodes.items() if not self._is_over(node)]
 
     def _sweep(self, most: int) -> None:
+        runtime = self.runtime
+        if runtime.thread not in (None, get_ident()) or runtime.scheduler.transaction.busy:
+            return  # this isn't the time to change the tree
         for _ in range(min(most, len(self.keys))):
             key = self.keys.popleft()
             node = self.nodes[key]
@@ -85,7 +88,7 @@ class KeyedNodes(Generic[K]):
             return False
         if not node.is_idle() or node.putting:
             return False
-        if not node.windows:
-            return True
-        now = self.runtime.current_time()
-        return all(window.is_empty(now) for window in node.windows)
+        used = [window for window in node.windows if window.charges or window.reserved]
+        # Before the executor is entered there's no clock, and nothing has started.
+        now = self.runtime.current_time() if used else 0.0
+        return all(window.is_empty(now) for window in used)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from types import coroutine
 from typing import Any, Protocol
 
@@ -26,14 +26,24 @@ class Lender:
     until the job goes on.
     """
 
-    __slots__ = ("_way_back", "host", "job", "loan")
+    __slots__ = ("_way_back", "enclosing", "host", "job", "loan")
 
     def __init__(self, host: Host) -> None:
         self.host = host
         self.job: Job[Any] | None = None
         self.loan: Waiter | None = None
+        # What runs the job that this one is a part of: a slot that's occupied inside of a job.
+        self.enclosing: Lender | None = None
         # Where the job waits for a slot to go on with, when it has to.
         self._way_back: Parked | None = None
+
+    def jobs(self) -> Iterator[Job[Any]]:
+        """Its job and those around it, innermost first."""
+        lender: Lender | None = self
+        while lender is not None:
+            if lender.job is not None:
+                yield lender.job
+            lender = lender.enclosing
 
     def lend(self) -> Waiter:
         """Lend the job's slot; return what stands for that until it goes on."""

@@ -111,7 +111,7 @@ class Occupation(Lender, Generic[F]):
         self.job = job
         job.holder = self
         job.context = None
-        outer = runtime.current_lender()
+        self.enclosing = outer = runtime.current_lender()
         if outer is not None and outer.loan is None:
             self._outer, self._outer_loan = outer, outer.lend()
         try:
@@ -202,17 +202,23 @@ class Occupation(Lender, Generic[F]):
             del runtime.occupants[self._task]
         else:
             runtime.occupants[self._task] = self._former
-        was_cancelled = self._scope.__exit__(exc_type, exc, traceback)
+        rest: BaseException | None = None
         try:
-            status, value, error = self._outcome(job, exc, bool(was_cancelled))
+            was_cancelled = False
+            try:
+                was_cancelled = bool(self._scope.__exit__(exc_type, exc, traceback))
+            except BaseException as left:
+                # Trio's scopes take cancellations out of groups.
+                exc = rest = left
+            status, value, error = self._outcome(job, exc, was_cancelled)
             if (outer := self._lender()) is not None:
                 # Before the slot of the block is given back, which it's to go on with.
                 outer.request_slot()
             runtime.scheduler.finish(job, status, value, goes_on=False)
             self.job = self._task = None
-            return error
+            return error or rest
         finally:
-            error = exc = value = None
+            error = rest = exc = value = None
 
     def _lender(self) -> Lender | None:
         """The one around this job, if it still lends its slot: its job may have ended."""

@@ -50,12 +50,15 @@ class Pool(Protocol):
 
     workers: set[Any]
     idle: int
+    searching: int
 
     def spawn_workers(self) -> None: ...
 
     def close(self) -> None: ...
 
     def ended(self) -> None: ...
+
+    def abandon(self) -> None: ...
 
     def wake_worker(self) -> None: ...
 
@@ -254,13 +257,13 @@ class Runtime:
 
     def current_job(self) -> Job[Any] | None:
         """The job whose own task this code runs in, in its slot, if it's one of this executor's."""
+        if self.occupants and (job := self.occupants.get(self.backend.current_task())) is not None:
+            return job
         job = self.stepped
         if job is not None:
             # A task that starts eagerly takes its first step inside that of the job it's made by.
             holder: Any = job.holder
             return job if holder is not None and holder.is_current() else None
-        if self.occupants:
-            return self.occupants.get(self.backend.current_task())
         return None
 
     def current_lender(self) -> Lender | None:
@@ -271,9 +274,17 @@ class Runtime:
 
     def own_job(self) -> Job[Any] | None:
         """The job that this code belongs to: its own task, or one that it has started."""
+        if self.occupants and (job := self.occupants.get(self.backend.current_task())) is not None:
+            return job
         if self.stepped is not None:
             return self.stepped
         return self.jobs_of_tasks()(self.backend.current_task())
+
+    def own_jobs(self) -> list[Job[Any]]:
+        """The job that this code belongs to, and those around that: slots occupied inside a job."""
+        job = self.own_job()
+        lender: Any = None if job is None else job.holder
+        return [] if lender is None else list(lender.jobs())
 
     def jobs_of_tasks(self) -> Callable[[object], Job[Any] | None]:
         """How to tell the job that a task is part of."""
@@ -333,6 +344,7 @@ class Runtime:
 
     def lost(self) -> None:
         """The event loop is gone: settle what's left."""
+        self.pool.abandon()
         self.close(State.CLOSED)
         self.control.stop_dispatch()
         self.control.cancel_queued(self.root, "the event loop has ended")

@@ -127,13 +127,14 @@ class _TrioParked:
 class _TrioScope:
     """One of trio's cancel scopes, which deliver a cancellation at each checkpoint."""
 
-    __slots__ = ("_scope", "_status", "_task", "_was_asked", "is_pending")
+    __slots__ = ("_left_nurseries", "_scope", "_status", "_task", "_was_asked", "is_pending")
 
     def __init__(self, task: Any) -> None:
         self._task = task
         self._scope = trio.CancelScope()
         self._status: object = None
         self._was_asked = self.is_pending = False
+        self._left_nurseries = False
 
     @property
     def is_spent(self) -> bool:
@@ -148,17 +149,28 @@ class _TrioScope:
         self._status = self._task._cancel_status  # there's no public way to what a job leaves open
 
     def close(self) -> bool:
+        for nursery in self._task.child_nurseries:
+            self._left_nurseries = True
+            nursery.cancel_scope.cancel()
         try:
             self._scope.__exit__(None, None, None)
         except RuntimeError:
             return False  # trio has mended its stack of scopes
+        finally:
+            # A task that ends with a nursery open would raise.
+            self._task._child_nurseries.clear()
         return True
 
     def is_clean(self) -> bool:
         return self._task._cancel_status is self._status
 
+    def watched(self) -> tuple[object, Callable[[], int]]:
+        task, status = self._task, self._status
+        return status, lambda: task._cancel_status is not status
+
     def is_referred_to(self) -> bool:
-        return False
+        # Closed later, one of them would close one of another job in this task.
+        return self._left_nurseries
 
     def set_deadline(self, time: float) -> None:
         self._scope.deadline = time

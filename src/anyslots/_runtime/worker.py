@@ -11,12 +11,15 @@ import inspect
 import logging
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextvars import Context
+from sys import getrefcount
 from types import CoroutineType, TracebackType, coroutine
 from typing import Any
 
 import anyio
 
 from .._scheduling.job import CANCELLED, FAILED, SUCCEEDED, Cancellation, Job, Status
+from .._scheduling.wait_queue import Waiter
 from . import instrumentation
 from .backend import JobScope
 from .lending import Lender
@@ -44,10 +47,14 @@ class Worker(Lender):
     """
 
     __slots__ = (
+        "cancels",
+        "ends_turn",
         "error",
         "is_closing",
         "is_detained",
+        "is_timed",
         "left_by",
+        "needs_care",
         "reason",
         "runtime",
         "scope",
@@ -64,7 +71,13 @@ class Worker(Lender):
         self.task: object = None
         self.tasks: tuple[object, ...] = ()
         self.scope: JobScope
+        # How to count the task's native cancellations, where there are any.
+        self.cancels: Callable[[], int] | None = None
         self.is_detained = False
+        # Whether there's more to see to at the job's next step or end than its value.
+        self.needs_care = self.is_timed = False
+        # Whether other tasks are to run before it claims another job.
+        self.ends_turn = False
         # Whether the job was asked to cancel, and why.
         self.was_asked = False
         self.reason: str | None = None
@@ -85,44 +98,57 @@ class Worker(Lender):
         if not self.was_asked:
             self.was_asked = True
             self.reason = reason
-        self.is_detained = True
+        self.is_detained = self.needs_care = True
         self.scope.cancel()
 
     def gave_up(self) -> bool:
         return False
 
+    def lend(self) -> Waiter:
+        self.needs_care = True
+        return super().lend()
+
     async def work(self) -> None:
         """Run jobs until there are no more, or this task had better not go on."""
-        self.task = self.runtime.backend.current_task()
+        runtime = self.runtime
+        pool = runtime.pool
+        self.task = runtime.backend.current_task()
         self.tasks = (self.task,)
+        # Not made anew for each job: it refers to the task, as what a job leaves behind does.
+        self.cancels = runtime.backend.cancel_count()
+        goes_on = True
         try:
-            while await self._work_in_scope():
-                pass
+            while goes_on:
+                self._open_scope()
+                try:
+                    # Not in a method of its own: each level costs something at each step of a job.
+                    while not self.is_detained:
+                        if not await pool.claim_job(self):
+                            self.scope.close()
+                            return
+                        await self._run_jobs()
+                except runtime.backend.cancelled:
+                    pass  # while it was idle: for the same reasons as jobs are
+                except BaseException:
+                    # A generator that is closed as the event loop is gone leaves no scope.
+                    if not self.is_closing:
+                        self.scope.close()
+                    raise
+                goes_on = await self._leave_scope()
         finally:
             self.stepper.close()
-            self.runtime.pool.workers.discard(self)
+            pool.workers.discard(self)
 
-    async def _work_in_scope(self) -> bool:
-        """Run jobs until one makes it necessary to leave the scopes; return whether to go on."""
+    def _open_scope(self) -> None:
+        self.scope = self.runtime.backend.job_scope()
+        self.scope.open()
+        self.is_detained = self.was_asked = self.is_timed = False
+        self.reason = self.left_by = None
+
+    async def _leave_scope(self) -> bool:
+        """See to what has made it necessary to leave the scope; return whether to go on."""
         runtime = self.runtime
         backend = runtime.backend
-        self.scope = backend.job_scope()
-        self.scope.open()
-        self.is_detained = self.was_asked = False
-        self.reason = self.left_by = None
-        try:
-            while not self.is_detained:
-                if not await runtime.pool.claim_job(self):
-                    self.scope.close()
-                    return False
-                await self._run_jobs()
-        except backend.cancelled:
-            pass  # while it was idle: for the same reasons as jobs are
-        except BaseException:
-            # A generator that is closed as the event loop is gone leaves no scope.
-            if not self.is_closing:
-                self.scope.close()
-            raise
         is_intact = self.scope.close()
         if anyio.current_effective_deadline() == -math.inf:
             runtime.abort(CANCELLED_FROM_OUTSIDE)
@@ -131,8 +157,7 @@ class Worker(Lender):
             # The executor was never left, and the event loop cancels what is left over.
             runtime.lost()
             return False
-        cancels = backend.cancel_count()
-        if cancels is not None and cancels():
+        if self.cancels is not None and self.cancels():
             await backend.uncancel()
         return self._is_fit(is_intact)
 
@@ -154,33 +179,33 @@ class Worker(Lender):
         job = self.job
         runtime = self.runtime
         succeed = runtime.scheduler.succeed
-        is_clean = self.scope.is_clean
         send: Callable[[Any], Any] = self.stepper.send
+        watched, is_disturbed = self.scope.watched()
+        references = getrefcount(watched)
         swapped = runtime.backend.swapped_context()
+        transaction = runtime.scheduler.transaction
         context: Any
         value: Any
-        is_timed = False
         instant = 0
+        self.needs_care = False
         try:
             while job is not None:
                 self.job = job
-                if job.node.timeout is not None:
-                    is_timed = True
-                    self.scope.set_deadline(runtime.current_time() + job.node.timeout)
-                if instant == INSTANT_JOBS:
-                    instant = 0
-                    yield from runtime.backend.checkpoint()
-                instant += 1
                 context = job.context
-                if job.node.retry is not None:
-                    context = context.copy()  # another attempt has the same
+                if job.node.is_attended:
+                    context = self._attend(job)
                 runtime.stepped = job
                 # Not `run = context.run`: making a bound method takes as long as calling it.
                 value = context.run(send, job)
-                while value is not JOB_ENDED:
+                if value is JOB_ENDED:
+                    instant += 1
+                    if instant == INSTANT_JOBS:
+                        self.ends_turn = self.needs_care = True
+                else:
                     instant = 0
+                while value is not JOB_ENDED:
                     runtime.stepped = None
-                    if self.is_detained:
+                    if self.needs_care:
                         self.scope.suspend()
                     try:
                         value = yield value
@@ -195,23 +220,15 @@ class Worker(Lender):
                         else:
                             value = send(value)
                 runtime.stepped = None
-                if is_timed:
-                    is_timed = False
-                    self._stop_clock()
-                if (
-                    self.error is not None
-                    or self.is_detained
-                    or self.loan is not None
-                    or not is_clean()
-                ):
-                    job = self._end(job)
+                if self.needs_care or getrefcount(watched) != references or is_disturbed():
+                    job = self._end_turn(job) if self.ends_turn else self._end(job)
                 else:
                     job = succeed(job)
+                if transaction.has_delivered:
+                    transaction.has_delivered = False
+                    yield from self._uncancel()
         except BaseException as exc:
             assert job is not None
-            if not instant:
-                # Cancelled before its first step.
-                job.context.run(runtime.scheduler.started, job)  # type: ignore[union-attr]
             self._end_interrupted(job, exc)
             if self.is_closing:
                 raise
@@ -220,10 +237,21 @@ class Worker(Lender):
             job = context = value = self.job = None
             runtime.pool.idle += 1
 
-    def _stop_clock(self) -> None:
-        """The job that had only so much time has ended."""
-        self.scope.set_deadline(math.inf)
-        self.is_detained = self.is_detained or self.scope.is_spent
+    @coroutine
+    def _uncancel(self) -> Generator[Any, Any, None]:
+        """Callbacks were called that may have cancelled the task that they ran in."""
+        if self.cancels is not None and self.cancels() and not self.is_detained:
+            yield from self.runtime.backend.uncancel()
+
+    def _attend(self, job: Job[Any]) -> Context:
+        """A job starts that has only so much time, or may have other attempts."""
+        timeout = job.node.timeout
+        if timeout is not None:
+            self.is_timed = True
+            self.needs_care = True
+            self.scope.set_deadline(self.runtime.current_time() + timeout)
+        assert job.context is not None
+        return job.context if job.node.retry is None else job.context.copy()
 
     def _make_stepper(self) -> Generator[Any, Any, None]:
         stepper = step_jobs(self)
@@ -255,6 +283,11 @@ class Worker(Lender):
 
     def _end(self, job: Job[Any]) -> Job[Any] | None:
         """End a job that has returned or raised, where there's more to see to than its value."""
+        self.needs_care = False
+        if self.is_timed:
+            self.is_timed = False
+            self.scope.set_deadline(math.inf)
+            self.is_detained = self.is_detained or self.scope.is_spent
         if self.loan is not None:
             self.resume()  # it has left something open that lends
         if not self.is_detained and not self.scope.is_clean():
@@ -265,8 +298,20 @@ class Worker(Lender):
             return self._fail(job, error)
         return self._settle(job, SUCCEEDED, job.value)
 
+    def _end_turn(self, job: Job[Any]) -> Job[Any] | None:
+        """End a job, and let other tasks run before the next one is claimed.
+
+        Not after that: another worker might begin a later job before.
+        """
+        pool = self.runtime.pool
+        pool.searching += 1  # no other worker needs to be notified
+        try:
+            return self._end(job)
+        finally:
+            pool.searching -= 1
+
     def _settle(self, job: Job[Any], status: Status, value: Any) -> Job[Any] | None:
-        goes_on = not self.is_detained
+        goes_on = not (self.is_detained or self.ends_turn)
         return self.runtime.scheduler.finish(job, status, value, goes_on=goes_on)
 
     def _fail(self, job: Job[Any], exception: BaseException) -> Job[Any] | None:
@@ -288,6 +333,8 @@ class Worker(Lender):
             wrapped = RuntimeError(f"job {job.name} raised {type(exception).__name__}")
             wrapped.__cause__ = exception
             exception = wrapped
+        if runtime.policy.cancels:
+            self.ends_turn = True  # the next job is cancelled, too
         return self._settle(job, FAILED, runtime.fail(job, exception))
 
     def _end_interrupted(self, job: Job[Any], exception: BaseException) -> None:
@@ -301,8 +348,8 @@ class Worker(Lender):
         if self.loan is not None:
             self.resume()
         if self.is_closing:
-            self._settle(job, CANCELLED, "the event loop has ended")
             runtime.lost()
+            self._settle(job, CANCELLED, "the event loop has ended")
             return
         cancelled, rest = split(exception, runtime.backend.cancelled)
         if cancelled is None or rest is not None:
@@ -329,12 +376,13 @@ def step_jobs(worker: Worker) -> Generator[Any, Any, None]:
     while True:
         job = yield JOB_ENDED
         try:
-            coro = job.fn(*job.args)
+            coro = job.fn(*job.args) if job.args else job.fn()
             if type(coro) is not CoroutineType:
                 coro = worker.as_coroutine(coro, job)
             job.value = yield from coro
         except Exception as exc:
             worker.error = exc
+            worker.needs_care = True
         finally:
             # An exception's traceback may refer to this frame: let it keep nothing.
             job = coro = None

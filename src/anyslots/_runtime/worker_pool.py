@@ -44,6 +44,7 @@ class WorkerPool:
         "wakeups",
         "woken",
         "workers",
+        "yielding",
     )
 
     def __init__(self, runtime: Runtime) -> None:
@@ -52,6 +53,8 @@ class WorkerPool:
         self.idle = 0
         # How many of them will look for a permit by themselves, without being notified.
         self.searching = 0
+        # How many of these are about to go on in a slot that they have just given back.
+        self.yielding = 0
         # When the scheduler wants to be called, and the scope of the task that calls it.
         self.deadline = math.inf
         self.timer: anyio.CancelScope | None = None
@@ -75,6 +78,11 @@ class WorkerPool:
     def ended(self) -> None:
         """All tasks have ended."""
         self.woken.close()
+
+    def abandon(self) -> None:
+        """Ask nothing of the event loop any more, which is gone."""
+        self.closed = True
+        self.timer = None
 
     def wake_worker(self) -> None:
         """There's one permit more."""
@@ -133,13 +141,16 @@ class WorkerPool:
     async def claim_job(self, worker: Worker) -> bool:
         """Wait for a permit and claim its job; False if there's none for this worker any more."""
         scheduler = self.runtime.scheduler
-        while not self._try_claim(worker):
+        while worker.ends_turn or not self._try_claim(worker):
             # What was woken by a job's end is likely to submit another: look once more.
             self.searching += 1
+            self.yielding += worker.ends_turn
             try:
                 await self.runtime.backend.checkpoint()
             finally:
                 self.searching -= 1
+                self.yielding -= worker.ends_turn
+                worker.ends_turn = False
             if self._try_claim(worker):
                 break
             if self.idle > scheduler.root.slots + 1:
@@ -156,9 +167,9 @@ class WorkerPool:
         return True
 
     def _try_claim(self, worker: Worker) -> bool:
-        worker.job = (
-            self.runtime.scheduler.claim(worker) if self.runtime.scheduler.permits else None
-        )
+        """Claim a job, unless it's for a worker that is letting other tasks run before it goes on."""
+        scheduler = self.runtime.scheduler
+        worker.job = scheduler.claim(worker) if len(scheduler.permits) > self.yielding else None
         return worker.job is not None
 
     async def keep_time(self) -> None:

@@ -22,12 +22,19 @@ class Admission:
         start and not permitted, without those of putters
     """
 
-    __slots__ = ("drop", "putters", "root", "tickets")
+    __slots__ = ("admitted", "drop", "putters", "root", "tickets")
 
-    def __init__(self, root: LaneState, drop: Callable[[Job[Any]], object]) -> None:
+    def __init__(
+        self,
+        root: LaneState,
+        drop: Callable[[Job[Any]], object],
+        admitted: Callable[[Job[Any]], object],
+    ) -> None:
         self.root = root
         # Takes the job of a submitter that has given up out of its queue.
         self.drop = drop
+        # Is called with the job of a putter that waits no more: it's submitted now.
+        self.admitted = admitted
         # The submitters that wait, by job.
         self.putters: dict[Job[Any], Waiter] = {}
         self.tickets = itertools.count()
@@ -113,6 +120,7 @@ class Admission:
         putter = self.remove(job)
         assert putter is not None
         putter.served = True
+        self.admitted(job)
         putter.wake()
 
     def _putters_of(self, node: LaneState) -> Putters:

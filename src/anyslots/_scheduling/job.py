@@ -6,7 +6,7 @@ import enum
 import functools
 from collections.abc import Callable
 from contextvars import Context
-from types import TracebackType
+from types import FunctionType, TracebackType
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 T_co = TypeVar("T_co", covariant=True)
@@ -188,16 +188,20 @@ class Job(Generic[T_co]):
         """End the job: let go of the call, and call the listeners. For the scheduler."""
         self.value = value
         self.status = status
-        self.fn = function_name(self.fn)
+        fn = self.fn
+        self.fn = fn.__qualname__ if type(fn) is FunctionType else function_name(fn)
         self.args = self.context = self.holder = None
-        listeners = self.listeners
-        if listeners is not None:
-            self.listeners = None
-            if isinstance(listeners, dict):
-                for listener in listeners:
-                    listener(self)
-            else:
-                listeners(self)
+        if self.listeners is not None:
+            self.call_listeners()
+
+    def call_listeners(self) -> None:
+        """Tell the listeners that the job is done."""
+        listeners, self.listeners = self.listeners, None
+        if isinstance(listeners, dict):
+            for listener in listeners:
+                listener(self)
+        elif listeners is not None:
+            listeners(self)
 
     def add_listener(self, listener: Listener) -> None:
         """Have a listener called when the job is done."""

@@ -54,8 +54,10 @@ class LaneState(Member):
         "held",
         "idle_waiters",
         "fast_path",
+        "is_attended",
         "is_keyed",
         "is_observed",
+        "is_plain",
         "lenders",
         "lent",
         "limit",
@@ -82,6 +84,7 @@ class LaneState(Member):
         "thread",
         "throttled_until",
         "timeout",
+        "transaction",
         "windows",
     )
 
@@ -93,15 +96,18 @@ class LaneState(Member):
         # Of the layer above: what the tree belongs to, and a weak reference to what users hold.
         self.runtime: Any = None if parent is None else parent.runtime
         self.handle: Callable[[], Any] | None = None
-        # The thread that may submit; None while none may.
+        # The `Transaction` of the tree; the thread that may submit, None while none may.
+        self.transaction: Any = None if parent is None else parent.transaction
         self.thread: int | None = None if parent is None else parent.thread
         self.closed: bool = parent is not None and parent.closed
         # Whether a mapping keeps it by its key; whether its counts have moved to its parent.
         self.is_keyed = self.forgotten = False
-        # Whether instruments observe its jobs; whether nothing is to be seen to for a job but FIFO,
-        # turns and slots.
+        # Whether instruments observe its jobs; whether nothing decides which of them is next but
+        # FIFO, turns and slots; whether both.
         self.is_observed: bool = parent is not None and parent.is_observed
-        self.fast_path = True
+        self.is_plain = self.fast_path = True
+        # Whether a worker has to see to something when one of its jobs starts.
+        self.is_attended = False
 
         # The options as they were set, without what's inherited, and what is in force.
         self.options: dict[str, Any] = {}
@@ -193,11 +199,14 @@ class LaneState(Member):
         self.timeout = finite(self.option("timeout"))
         self.queue_timeout = finite(self.option("queue_timeout"))
         self.retry = self.option("retry") or None
-        self.constrained = bool(
-            self.windows or self.gate or self.adaptive or self.retry or self.queue_timeout
-        ) or (parent is not None and parent.constrained)
+        if self.windows or self.gate or self.adaptive or self.retry or self.queue_timeout:
+            self.constrained = True  # and it stays so: jobs may have waits and charges behind them
+        if parent is not None and parent.constrained:
+            self.constrained = True
         self.bounded = self.max_pending != math.inf or (parent is not None and parent.bounded)
-        self.fast_path = not (self.constrained or self.bounded or self.is_observed)
+        self.is_plain = not (self.constrained or self.bounded)
+        self.fast_path = self.is_plain and not self.is_observed
+        self.is_attended = self.timeout is not None or self.retry is not None
 
     def is_paused(self) -> bool:
         return self.paused or self.paused_until > NEVER

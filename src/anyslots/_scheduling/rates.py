@@ -115,7 +115,7 @@ class RateWindow:
         """
         charges, rate = self.charges, self.rate
         if not charges or charges[0][0] + rate.per <= now:
-            self._forget(now)
+            self.forget(now)
         if not self._exceeds(cost):
             return now
         excess = self.used + cost - rate.limit
@@ -127,10 +127,13 @@ class RateWindow:
         return math.inf
 
     def is_empty(self, now: float) -> bool:
-        """Whether it remembers nothing that matters."""
-        return self.available_at(now, self.rate.limit) <= now and not self.used
+        """Whether it remembers nothing that matters. Changes nothing: for any thread."""
+        try:
+            return not self.reserved and self.charges[-1][0] + self.rate.per <= now
+        except IndexError:
+            return True
 
-    def _forget(self, now: float) -> None:
+    def forget(self, now: float) -> None:
         """Let go of the starts that are over."""
         charges = self.charges
         while charges and charges[0][0] + self.rate.per <= now:
@@ -139,13 +142,16 @@ class RateWindow:
             self.used = 0  # and no rounding error is left
 
     def _exceeds(self, cost: float) -> bool:
-        """Whether there's more than `limit` in the window with this cost, decided exactly."""
+        """Whether there's more than `limit` in the window with this cost.
+
+        Added up exactly and rounded once, where it's close: ten times 0.1 fits into 1.
+        """
         limit = self.rate.limit
         excess = self.used + cost - limit
         if type(excess) is int or abs(excess) > limit * 1e-9:
             return excess > 0
         charges = [*self.charges, *self.reserved.values()]
-        return math.fsum([*(charge[1] for charge in charges), cost, -limit]) > 0
+        return math.fsum([*(charge[1] for charge in charges), cost]) > limit
 
     def reserve(self, cost: float) -> Charge:
         """Take a start for a job that is permitted."""
@@ -167,7 +173,7 @@ class RateWindow:
 
     def adjust(self, charge: Charge, now: float, amount: float) -> None:
         """Charge a start ``amount`` in all, as far as it matters still."""
-        self._forget(now)
+        self.forget(now)
         change = amount - charge[1]
         charge[1] = amount
         if charge[0] + self.rate.per > now:

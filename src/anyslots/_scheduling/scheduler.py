@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from types import FunctionType
 from typing import Any
 
 from .admission import Admission
@@ -31,6 +32,7 @@ from .job import (
     Holder,
     Job,
     Status,
+    function_name,
 )
 from .lane_state import LaneState
 from .lane_tree import Host, LaneTree
@@ -57,6 +59,7 @@ class Scheduler:
         "admission",
         "deadline",
         "host",
+        "is_simple",
         "loans",
         "permits",
         "root",
@@ -73,11 +76,13 @@ class Scheduler:
         self.host = host
         self.tree = LaneTree(root, host)
         self.loans = self.tree.loans
-        self.admission = Admission(root, self._drop_putter)
-        self.transaction = Transaction()
+        self.admission = Admission(root, self._drop_putter, self._note_deadline)
+        self.transaction = root.transaction = Transaction()
         self.permits: deque[Job[Any]] = deque()
         # For how many of them no worker was woken yet.
         self.unannounced = 0
+        # Whether only FIFO and turns decide what is next, as far as the whole tree is concerned.
+        self.is_simple = True
         self.slots = Slots()
         # What the host was asked for.
         self.deadline = math.inf
@@ -145,10 +150,16 @@ class Scheduler:
         queue.jobs.append(job)
         if node.constrained:
             self.add_attempt(job)  # its lane may have become so only now
-        if node.queue_timeout is not None:
-            self.tree.note_deadline(job)
+        if job not in self.admission.putters:
+            self._note_deadline(job)
         if not queue.is_ready:
             self.tree.queue_filled(node)
+
+    def _note_deadline(self, job: Job[Any]) -> None:
+        """A job is submitted: its time in the queue counts from now on."""
+        if job.node.queue_timeout is not None:
+            self.add_attempt(job)
+            self.tree.note_deadline(job)
 
     # Starting and ending.
 
@@ -163,36 +174,57 @@ class Scheduler:
         The same as `finish`, in few steps where only FIFO and turns decide what is next.
         """
         node: LaneState = job.node
-        transaction = self.transaction
         root = self.root
-        if (
-            node.constrained
-            or self.permits
-            or self.loans.waiting
-            or root.held > root.limit
-            or transaction.busy
-        ):
+        if not (node.is_plain and self.is_simple):
             return self.finish(job, SUCCEEDED, job.value)
+        transaction = self.transaction
         transaction.busy = True
-        holder = job.holder
         node.succeeded += 1
-        job.settle(SUCCEEDED, job.value)
-        following = self._hand_over(node)
+        # As in `Job.settle`.
+        job.status = SUCCEEDED
+        fn: Any = job.fn
+        job.fn = fn.__qualname__ if type(fn) is FunctionType else function_name(fn)
+        holder = job.holder
+        job.args = job.context = job.holder = None
+        if job.listeners is not None:
+            job.call_listeners()
+            if self.loans.waiting:
+                # A listener was a lender, which goes on first.
+                self.tree.release(node)
+                return self._succeed_freely(job, holder)
+        following: Job[Any] | None
+        if node is root and root.ready.first is (queue := root.queue) and not queue.dead:
+            # The slot stays with the root's own jobs.
+            following = queue.jobs.popleft()
+            if following.holder is not None:
+                # A task that occupies the slot itself is next: no worker goes on with it.
+                queue.jobs.appendleft(following)
+                root.held -= 1
+                following = None
+            elif not queue.jobs:
+                root.ready.remove(queue)
+            elif queue.next is not queue:
+                root.ready.rotate()
+        else:
+            following = self._hand_over(node)
         if following is None:
-            try:
-                assert job.slot is not None
-                self.slots.release(job.slot)
-                following = self._claim_next(holder)
-            finally:
-                self.close_transition()
-            return following
+            return self._succeed_freely(job, holder)
         following.status = RUNNING
         following.holder = holder
         following.slot = job.slot
         transaction.busy = False
-        if transaction.deferred or transaction.notifications:
+        if transaction.is_pending:
             transaction.deliver()
         return following
+
+    def _succeed_freely(self, job: Job[Any], holder: Holder | None) -> Job[Any] | None:
+        """The slot of a job that has succeeded is free: start what may be next, if anything."""
+        try:
+            assert job.slot is not None
+            self.slots.release(job.slot)
+            return self._claim_next(holder)
+        finally:
+            self.close_transition()
 
     @transition
     def finish(
@@ -251,7 +283,7 @@ class Scheduler:
         if status is FAILED:
             node.failed += 1
             if putter is not None:
-                # It's submitted with that: who waits gets the job that has failed.
+                # It's submitted with that: the submitter gets the job that has failed.
                 putter.served = True
                 putter.wake()
         elif putter is None:
@@ -338,7 +370,10 @@ class Scheduler:
                 self._permit(node)
             elif not (self.shutting_down and not self.root.held and self.tree.end_pauses()):
                 break
-        deadline = self.tree.timers.next_deadline()
+        self.is_simple = not (
+            self.permits or self.loans.waiting or self.root.held > self.root.limit
+        )
+        deadline = self.tree.timers.next_deadline() if self.tree.timers.heap else math.inf
         if deadline != self.deadline:
             self.deadline = deadline
             self.host.set_deadline(deadline)
@@ -352,7 +387,7 @@ class Scheduler:
             self.commit()
         finally:
             transaction.busy = False
-        if transaction.deferred or transaction.notifications:
+        if transaction.is_pending:
             transaction.deliver()
 
     def _permit(self, node: LaneState) -> None:
@@ -459,10 +494,6 @@ class Scheduler:
     def _hand_over(self, node: LaneState) -> Job[Any] | None:
         """Take the next plain job for the slot of one that has ended; None frees the slot."""
         root = self.root
-        if self.loans.waiting:
-            # A listener was a lender, which goes on first.
-            self.tree.release(node)
-            return None
         # Walk up, giving back a slot of each lane. That of the root changes hands.
         lane: Any = node
         while lane is not root:
@@ -479,13 +510,7 @@ class Scheduler:
                 break
             lane = first
         queue = lane.queue
-        if (
-            first is None
-            or lane.constrained
-            or lane.bounded
-            or queue.retried
-            or queue.jobs[0].holder is not None
-        ):
+        if first is None or not lane.is_plain or queue.jobs[0].holder is not None:
             root.held -= 1
             if not root.held and root.end_is_watched:
                 self.tree.check_idle(root)
@@ -500,8 +525,9 @@ class Scheduler:
             ready = lane.ready
             if not stays:
                 ready.remove(member)
-            elif member.next is not member:
-                ready.rotate()
+            elif (following := member.next) is not member:
+                # As in `ReadyQueue.rotate`.
+                ready.rings[member.priority] = ready.first = following
             if lane is root:
                 return job
             lane.held += 1

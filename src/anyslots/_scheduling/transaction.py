@@ -20,17 +20,33 @@ class Transaction:
     it. Notifications go out of one loop, never nested.
     """
 
-    __slots__ = ("busy", "catching_up", "deferred", "delivering", "notifications")
+    __slots__ = (
+        "busy",
+        "catching_up",
+        "deferred",
+        "delivering",
+        "has_delivered",
+        "is_pending",
+        "notifications",
+    )
 
     def __init__(self) -> None:
         self.busy = False
+        # Whether there's anything for `deliver`; whether it has called anything since that was reset.
+        self.is_pending = self.has_delivered = False
         self.catching_up = self.delivering = False
         self.deferred: deque[Callable[[], object]] = deque()
         self.notifications: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
 
     def notify(self, call: Callable[..., object], *args: object) -> None:
         """Have something called once no transition is under way."""
+        self.is_pending = True
         self.notifications.append((call, args))
+
+    def defer(self, call: Callable[[], object]) -> None:
+        """Have a transition made right after the one that is under way."""
+        self.is_pending = True
+        self.deferred.append(call)
 
     def deliver(self) -> None:
         """Do what was asked for in the middle of the transition, and notify of all that's done."""
@@ -45,12 +61,13 @@ class Transaction:
                 self.catching_up = False
         if self.delivering:
             return
-        self.delivering = True
+        self.delivering = self.has_delivered = True
         try:
             while self.notifications:
                 call, args = self.notifications.popleft()
                 call(*args)
                 del call, args
+            self.is_pending = bool(self.deferred)
         finally:
             self.delivering = False
 
@@ -78,7 +95,7 @@ def transition(
     def perform(self: Self, /, *args: P.args, **kwargs: P.kwargs) -> R | None:
         transaction = self.transaction
         if transaction.busy:
-            transaction.deferred.append(functools.partial(perform, self, *args, **kwargs))
+            transaction.defer(functools.partial(perform, self, *args, **kwargs))
             return None
         transaction.busy = True
         try:
