@@ -7,19 +7,16 @@ one with this transport.
 
 from __future__ import annotations
 
-import asyncio
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from contextvars import copy_context
-from functools import cache, partial
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
 from anyio import CancelScope, Event
-from anyio.lowlevel import current_token
 
 from . import JobCancelled, Lane
 
@@ -231,7 +228,7 @@ class _SlotStream:
             message = f"{self._slot.name}: response never closed"
             warnings.warn(message, ResourceWarning, stacklevel=2, source=self)
             self._slot.registry.discard(self._slot)
-            self._slot.abandon()
+            self._slot.occupation.abandon()
 
 
 class _Slot:
@@ -257,8 +254,7 @@ class _Slot:
 
     async def begin(self) -> None:
         await self.occupation.acquire()
-        stop = partial(self.occupation.cancel, None)
-        self.abandon = _spawn(self._hold, name=self.name, stop=stop)
+        self.occupation.spawn_holder(self._hold, self.name)
 
     def keep(self, stream: Any) -> None:
         self.stream = stream
@@ -331,29 +327,3 @@ class _Slot:
 
     def _cancelled(self) -> JobCancelled:
         return JobCancelled(f"{self.name}: its slot was cancelled")
-
-
-_tasks: set[Any] = set()  # asyncio keeps only weak references to tasks
-
-
-def _spawn(
-    fn: Callable[..., Coroutine[Any, Any, None]], *args: Any, name: str, stop: Callable[[], object]
-) -> Callable[[], None]:
-    """Start a task of the event loop's own; return a function to stop it from any thread."""
-    token: Any = current_token().native_token
-    if isinstance(token, asyncio.AbstractEventLoop):
-        task = token.create_task(fn(*args), name=name)
-        _tasks.add(task)
-        task.add_done_callback(_tasks.discard)
-        post = token.call_soon_threadsafe
-    else:
-        from trio.lowlevel import spawn_system_task
-
-        spawn_system_task(fn, *args, name=name, context=copy_context())
-        post = token.run_sync_soon
-
-    def abandon() -> None:
-        with suppress(RuntimeError):  # the event loop is gone, and all that ran in it
-            post(stop)
-
-    return abandon
