@@ -103,6 +103,9 @@ class Backend(Protocol):
         Known of the tasks of anyio's task groups, and of trio's nurseries.
         """
 
+    def spawn_detached(self, fn: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        """Start a task that belongs to the event loop alone, in a copy of the present context."""
+
     def checkpoint(self) -> Wait:
         """Let other tasks run, and notice a cancellation."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
+from contextvars import copy_context
 from types import coroutine
 from typing import Any
 
@@ -41,6 +42,9 @@ class TrioBackend:
                 task = None if task.parent_nursery is None else task.parent_nursery.parent_task
 
         return ancestors
+
+    def spawn_detached(self, fn: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        lowlevel.spawn_system_task(fn, name=name, context=copy_context())
 
     @coroutine
     def checkpoint(self) -> Generator[Any, Any, None]:
