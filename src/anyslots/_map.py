@@ -13,6 +13,7 @@ import anyio.lowlevel
 
 from ._errors import ExecutorClosed, JobCancelled
 from ._future import BaseFuture
+from ._lane import node_of, runtime_of
 from ._map_inputs import AnyIterable, Inputs
 from ._runtime.lending import TaskWaiter
 from ._scheduling.job import CANCELLED, FAILED, SUCCEEDED, Job
@@ -52,8 +53,8 @@ class Results(Generic[T]):
         return_exceptions: bool,
     ) -> None:
         self._lane = lane
-        self._node = lane._node
-        self._runtime = lane._runtime
+        self._node = node_of(lane)
+        self._runtime = runtime_of(lane)
         self._fn = fn
         self._ordered = ordered
         self._buffer = buffer
@@ -146,13 +147,9 @@ class Results(Generic[T]):
         self._check_not_source()
         self._closed = True
         self._scope.cancel()
-        if failed:
-            for future in [*self._futures, *self._unfinished]:
-                if future.is_done:
-                    _mark_retrieved(future)
-                else:
-                    future.add_listener(_mark_retrieved)
-        self._cancel_jobs()
+        left = self._drop_jobs(failed=failed)
+        # Other consumers find that nothing is left.
+        self._notify()
         with anyio.CancelScope(shield=True):
             if not self._producing:
                 self._started = True
@@ -160,15 +157,23 @@ class Results(Generic[T]):
                 self._notify()
             while self._producing:
                 await self._wait_for_change()
-            for future in self._cancel_jobs():
+            for future in [*left, *self._drop_jobs(failed=failed)]:
                 if not future.is_done:
                     await future.wait()
+
+    def _drop_jobs(self, *, failed: bool) -> list[BaseFuture[T]]:
+        """Cancel the jobs that are left, whose results none will take; return them.
+
+        ``failed``: whether what else has failed counts as retrieved.
+        """
+        futures = [*self._futures, *self._unfinished]
         self._futures.clear()
         self._unfinished.clear()
-
-    def _cancel_jobs(self) -> list[BaseFuture[T]]:
-        futures = [*self._futures, *self._unfinished]
         for future in futures:
+            if failed and future.is_done:
+                _mark_retrieved(future)
+            elif failed:
+                future.add_listener(_mark_retrieved)
             if not future.is_done:
                 future.cancel("its result isn't wanted any more")
         return futures
@@ -252,19 +257,20 @@ class Results(Generic[T]):
 
     def _finished(self, future: Any) -> None:
         """A job is done, whose place in the order doesn't matter."""
-        del self._unfinished[future]
-        self._futures.append(future)
-        self._notify()
+        if future in self._unfinished:  # it was dropped otherwise
+            del self._unfinished[future]
+            self._futures.append(future)
+            self._notify()
 
     # Taking inputs.
 
     async def _start(self, *, by_task: bool) -> None:
         """Begin to take inputs: in a task, unless the consumers can do it as well."""
         if self._runtime.thread is None or not self._is_open():
-            self._lane._check_thread("submit to")
+            self._runtime.check_thread("submit to", self._lane)
             # If it's closed since it was cancelled, together with the task that asks for results.
             await anyio.lowlevel.checkpoint_if_cancelled()
-            self._lane._check_open()
+            self._runtime.check_open(self._node, self._lane)
         if self._started:
             return
         self._started = True
@@ -294,7 +300,7 @@ class Results(Generic[T]):
         """
         inputs, submit, fn, bound = self._inputs, self._lane.submit, self._fn, self._bound()
         enough = min(bound, self._taken + BATCH_SIZE)
-        while not inputs.exhausted and self._taken < enough:
+        while not (inputs.exhausted or self._closed) and self._taken < enough:
             if (args := inputs.take_now()) is not None:
                 self._taken += 1
                 try:

@@ -16,6 +16,9 @@ from .._scheduling.job import Job
 from .backend import JobScope, Parked
 from .cancel_once import OnceScope
 
+_detached: set[asyncio.Task[None]] = set()
+"""Tasks that nothing else refers to: asyncio itself only does so weakly."""
+
 
 class AsyncioBackend:
     cancelled: type[BaseException] = asyncio.CancelledError
@@ -34,7 +37,7 @@ class AsyncioBackend:
         if factory is not None and factory is not getattr(asyncio, "eager_task_factory", None):
             group.start_soon(fn, name=name)
             return
-        self._loop.set_task_factory(_HelperTask.create)
+        self._loop.set_task_factory(_HelperTask.create)  # type: ignore[arg-type]
         try:
             group.start_soon(fn, name=name)
         finally:
@@ -65,6 +68,11 @@ class AsyncioBackend:
                 number = parents.get(number)
 
         return ancestors
+
+    def spawn_detached(self, fn: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        task = self._loop.create_task(fn(), name=name)
+        _detached.add(task)
+        task.add_done_callback(_detached.discard)
 
     @coroutine
     def checkpoint(self) -> Generator[Any, Any, None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
+from contextvars import copy_context
 from types import coroutine
 from typing import Any
 
@@ -41,6 +42,9 @@ class TrioBackend:
                 task = None if task.parent_nursery is None else task.parent_nursery.parent_task
 
         return ancestors
+
+    def spawn_detached(self, fn: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        lowlevel.spawn_system_task(fn, name=name, context=copy_context())
 
     @coroutine
     def checkpoint(self) -> Generator[Any, Any, None]:
@@ -152,7 +156,8 @@ class _TrioScope:
 
     def open(self) -> None:
         self._scope.__enter__()
-        self._status = self._task._cancel_status  # there's no public way to what a job leaves open
+        # There's no public way to what a job leaves open.
+        self._status = self._task._cancel_status  # noqa: SLF001
 
     def close(self) -> bool:
         for nursery in self._task.child_nurseries:
@@ -164,15 +169,12 @@ class _TrioScope:
             return False  # trio has mended its stack of scopes
         finally:
             # A task that ends with a nursery open would raise.
-            self._task._child_nurseries.clear()
+            self._task._child_nurseries.clear()  # noqa: SLF001
         return True
-
-    def is_clean(self) -> bool:
-        return self._task._cancel_status is self._status
 
     def watched(self) -> tuple[object, Callable[[], int]]:
         task, status = self._task, self._status
-        return status, lambda: task._cancel_status is not status
+        return status, lambda: task._cancel_status is not status  # noqa: SLF001
 
     def is_referred_to(self) -> bool:
         # Closed later, one of them would close one of another job in this task.
