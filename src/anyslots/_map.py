@@ -277,8 +277,9 @@ class Results(Generic[T]):
             self._producing = True
             self.job = self._runtime.own_job()
             self._runtime.producers.add(self)
-            start = self._runtime.task_group.start_soon
-            self._inputs.context.run(start, self._produce, name="anyslots producer of a map")
+            start = self._runtime.backend.start_task
+            group = self._runtime.task_group
+            self._inputs.context.run(start, group, self._produce, "anyslots producer of a map")
 
     def _is_open(self) -> bool:
         return self._node.thread is not None and self._node.thread == self._runtime.thread
@@ -334,7 +335,7 @@ class Results(Generic[T]):
                 if inputs.are_sync and not self._node.bounded:
                     while not inputs.exhausted:
                         if self._take_now():
-                            await anyio.lowlevel.checkpoint()
+                            await self._let_others_run()
                         else:
                             await self._wait_for_room()
                 else:
@@ -350,17 +351,29 @@ class Results(Generic[T]):
             self._runtime.producers.discard(self)
             self._notify()
 
+    async def _let_others_run(self) -> None:
+        try:
+            await anyio.lowlevel.checkpoint()
+        except self._runtime.backend.cancelled:
+            if not await self._runtime.outlives_cancellation(self._scope):
+                raise
+
     async def _produce_one(self) -> None:
         await self._wait_for_room()
         try:
             args = await self._inputs.take()
-        except self._runtime.backend.cancelled:
+        except self._runtime.backend.cancelled as exc:
+            cancels = self._runtime.backend.cancel_count()
+            is_native = cancels is not None and cancels() > 0
             if not await self._runtime.outlives_cancellation(self._scope):
                 raise
             args = None
-            self._inputs.error = JobCancelled(
-                "the task that takes the inputs of a map was cancelled"
-            )
+            # Else it's the source's own.
+            self._inputs.error = exc
+            if is_native:
+                self._inputs.error = JobCancelled(
+                    "the task that takes the inputs of a map was cancelled"
+                )
         except BaseException as exc:
             args = None
             self._inputs.error = exc

@@ -9,6 +9,8 @@ from functools import partial, wraps
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, assert_type, overload
 
 import anyio
+import httpx
+import httpx2
 from anyio import to_thread
 
 from anyslots import (
@@ -34,6 +36,7 @@ from anyslots import (
     to_pool,
     wait,
 )
+from anyslots.httpx import LimitedTransport, Overloaded
 from anyslots.instruments import Logging, OpenTelemetry, Progress, Prometheus, Timeline
 
 P = ParamSpec("P")
@@ -440,3 +443,14 @@ def callbacks(future: Future[Any], count: Future[int]) -> None:
     count.add_done_callback(whatever)
     count.add_done_callback(of_an_int)
     count.remove_done_callback(of_an_int)
+
+
+def limited_clients(executor: Executor, lane: Lane) -> None:
+    def overloaded(response: httpx.Response) -> float | None:
+        return 1.5 if response.status_code == 429 else None
+
+    transport = LimitedTransport(executor, overloaded=overloaded)
+    httpx.AsyncClient(transport=transport)
+    httpx2.AsyncClient(transport=LimitedTransport(lambda request: lane))
+    LimitedTransport(lane, httpx.AsyncHTTPTransport(), overloaded=lambda response: False)
+    assert_type(Overloaded(429, None).seconds, float | None)
