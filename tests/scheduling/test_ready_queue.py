@@ -10,6 +10,8 @@ PRIORITIES = st.lists(st.sampled_from([0, 0, 0, 1, -1, 0.5]), min_size=1, max_si
 
 def ring(queue: ReadyQueue, priority: float) -> list[Member]:
     members, member = [], queue.rings.get(priority)
+    if queue.first is not None and queue.first.priority == priority:
+        member = queue.first
     while member is not None:
         assert member.next.prev is member
         members.append(member)

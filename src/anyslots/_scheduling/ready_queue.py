@@ -37,7 +37,8 @@ class ReadyQueue:
     def __init__(self) -> None:
         self.count = 0
         self.first: Any = None
-        # The member of each ring whose turn it is; None while the ring is empty.
+        # The member of each ring whose turn it is, but any member of the ring that `first` is in;
+        # None while the ring is empty.
         self.rings: dict[float, Member | None] = {}
         self.priorities: list[float] = []
 
@@ -52,7 +53,10 @@ class ReadyQueue:
             return
         priority = member.priority
         head = self.rings.get(priority)
+        first = self.first
         if head is not None:
+            if first.priority == priority:
+                head = first
             member.prev, member.next = head.prev, head
             member.prev.next = head.prev = member
         else:
@@ -61,7 +65,10 @@ class ReadyQueue:
                     self._compact()
                 heapq.heappush(self.priorities, -priority)
             self.rings[priority] = member.prev = member.next = member
-            if self.first is None or priority > self.first.priority:
+            if first is None:
+                self.first = member
+            elif priority > first.priority:
+                self.rings[first.priority] = first
                 self.first = member
         self.count += 1
 
@@ -72,18 +79,19 @@ class ReadyQueue:
             member.prev.next, after.prev = after, member.prev
             if self.rings[member.priority] is member:
                 self.rings[member.priority] = after
+            if self.first is member:
+                self.first = after
         else:
             self.rings[member.priority] = None
+            if self.first is member:
+                self.first = self._highest() if self.count > 1 else None
         member.prev = member.next = None
         member.is_ready = False
         self.count -= 1
-        if self.first is member:
-            self.first = self._highest() if self.count else None
 
     def rotate(self) -> None:
         """End the turn of the first member: its next one comes after all of its priority."""
-        first = self.first
-        self.rings[first.priority] = self.first = first.next
+        self.first = self.first.next
 
     def _highest(self) -> Member:
         while (first := self.rings[-self.priorities[0]]) is None:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from types import FunctionType
 from typing import Any
 
 from .admission import Admission
@@ -182,8 +181,10 @@ class Scheduler:
         node.succeeded += 1
         # As in `Job.settle`.
         job.status = SUCCEEDED
-        fn: Any = job.fn
-        job.fn = fn.__qualname__ if type(fn) is FunctionType else function_name(fn)
+        try:
+            job.fn = job.fn.__qualname__  # type: ignore[union-attr]
+        except Exception:
+            job.fn = function_name(job.fn)
         holder = job.holder
         job.args = job.context = job.holder = None
         if job.listeners is not None:
@@ -195,13 +196,14 @@ class Scheduler:
         following: Job[Any] | None
         if node is root and root.ready.first is (queue := root.queue) and not queue.dead:
             # The slot stays with the root's own jobs.
-            following = queue.jobs.popleft()
+            jobs = queue.jobs
+            following = jobs.popleft()
             if following.holder is not None:
                 # A task that occupies the slot itself is next: no worker goes on with it.
-                queue.jobs.appendleft(following)
-                root.held -= 1
+                jobs.appendleft(following)
+                self._free_slot()
                 following = None
-            elif not queue.jobs:
+            elif not jobs:
                 root.ready.remove(queue)
             elif queue.next is not queue:
                 root.ready.rotate()
@@ -216,6 +218,13 @@ class Scheduler:
         if transaction.is_pending:
             transaction.deliver()
         return following
+
+    def _free_slot(self) -> None:
+        """Give back a slot of the root, after those of the lanes inside."""
+        root = self.root
+        root.held -= 1
+        if not root.held and root.end_is_watched:
+            self.tree.check_idle(root)
 
     def _succeed_freely(self, job: Job[Any], holder: Holder | None) -> Job[Any] | None:
         """The slot of a job that has succeeded is free: start what may be next, if anything."""
@@ -510,14 +519,18 @@ class Scheduler:
                 break
             lane = first
         queue = lane.queue
-        if first is None or not lane.is_plain or queue.jobs[0].holder is not None:
-            root.held -= 1
-            if not root.held and root.end_is_watched:
-                self.tree.check_idle(root)
+        if first is None or not lane.is_plain:
+            self._free_slot()
             return None
-        job: Job[Any] = queue.pop() if queue.dead else queue.jobs.popleft()
-        stays: object = queue.jobs
-        if not stays and lane is not root:
+        jobs = queue.jobs
+        job: Job[Any] = queue.pop() if queue.dead else jobs.popleft()
+        if job.holder is not None:
+            # A task that occupies the slot itself is next: no worker goes on with it.
+            jobs.appendleft(job)
+            self._free_slot()
+            return None
+        stays: object = jobs
+        if not jobs and lane is not root:
             self.tree.count_emptied(lane)
         # Walk up, taking a slot of each lane.
         member: Member = queue
@@ -527,7 +540,7 @@ class Scheduler:
                 ready.remove(member)
             elif (following := member.next) is not member:
                 # As in `ReadyQueue.rotate`.
-                ready.rings[member.priority] = ready.first = following
+                ready.first = following
             if lane is root:
                 return job
             lane.held += 1
