@@ -6,8 +6,8 @@ it; a mutant that no test notices is reported, and the exit status is 1.
 
 ``-- worker`` plants only those whose file name contains that word; ``-- worker --random 50`` plants
 as many small changes, chosen by ``--seed``. Some of these do no harm that a test could see: read
-what survives. ``--quick`` runs only the tests that are likely to notice, in one process; without it,
-all tests get to see what those do not notice.
+what survives. ``--quick`` runs only the tests that are likely to notice, in one process; else all
+tests get to see what those do not notice.
 """
 
 from __future__ import annotations
@@ -320,7 +320,7 @@ LIKELY = {
 
 
 def find_tests(names: list[str]) -> list[str]:
-    """The paths of test files and of folders of them, wherever they are; each once."""
+    """The paths of test files, wherever they are, and of folders of them; each once."""
     found = []
     for name in names:
         paths = sorted(TESTS.rglob(f"{name}.py" if name.startswith("test_") else name))
