@@ -20,6 +20,8 @@ from anyslots._scheduling.admission import Admission
 from anyslots._scheduling.job import CANCELLED, FAILED, PERMIT, QUEUED, RUNNING, SUCCEEDED, Job
 from anyslots._scheduling.job_queue import JobQueue
 from anyslots._scheduling.lane_state import NEVER, NO_LIMIT, LaneState
+from anyslots._scheduling.lane_tree import LaneTree
+from anyslots._scheduling.permits import Permits
 from anyslots._scheduling.rates import Rate, RateWindow
 from anyslots._scheduling.retries import Retry
 from anyslots._scheduling.scheduler import Scheduler
@@ -59,14 +61,14 @@ class CheckedAdmission(Admission):
         super()._admit(job)
 
 
-class Checked(Scheduler):
-    """Asks the model at each decision."""
+class CheckedPermits(Permits):
+    __slots__ = ()
 
     @property
     def walk(self) -> Walk:
-        return self.root.runtime
+        return self.tree.root.runtime
 
-    def _permit(self, node: LaneState) -> None:
+    def grant(self, node: LaneState) -> None:
         walk, job = self.walk, node.queue.head()
         assert node.queue in walk.allowed(), "not the turn of this queue"
         assert not walk.able_lenders(), "a lender goes on first"
@@ -74,28 +76,12 @@ class Checked(Scheduler):
         walk.permitting = job
         walk.permits[:] = filter(walk.has_permit, walk.permits)
         walk.permitted_at[job] = len(walk.charged)
-        super()._permit(node)
+        super().grant(node)
         walk.permitting = None
         walk.permitted_jobs += 1
         if job.status is QUEUED:
             walk.permits.append(job)
         walk.check_turn_is_over(node)
-
-    def _enqueue(self, job: Job[Any]) -> None:
-        self.walk.entered.add(job)
-        super()._enqueue(job)
-
-    def _hand_over(self, node: LaneState) -> Job[Any] | None:
-        allowed = self.walk.allowed()
-        job = super()._hand_over(node)
-        if job is not None:
-            assert job.node.queue in allowed, "not the turn of this queue"
-            assert job is self.walk.queued(job.node)[0], "not FIFO"
-            assert job not in self.walk.occupiers, "its task isn't told"
-            self.walk.permitted_at[job] = 0
-            self.walk.check_turn_is_over(job.node)
-            self.walk.started(job)
-        return job
 
     def _start(self, job: Job[Any], slot: int) -> None:
         permits = self.walk.permits
@@ -105,6 +91,38 @@ class Checked(Scheduler):
         super()._start(job, slot)
         self.walk.started(job)
         self.walk.count_running()
+
+
+class CheckedTree(LaneTree):
+    __slots__ = ()
+
+    @property
+    def walk(self) -> Walk:
+        return self.root.runtime
+
+    def hand_over(self, node: LaneState) -> Job[Any] | None:
+        allowed = self.walk.allowed()
+        job = super().hand_over(node)
+        if job is not None:
+            assert job.node.queue in allowed, "not the turn of this queue"
+            assert job is self.walk.queued(job.node)[0], "not FIFO"
+            assert job not in self.walk.occupiers, "its task isn't told"
+            self.walk.permitted_at[job] = 0
+            self.walk.check_turn_is_over(job.node)
+            self.walk.started(job)
+        return job
+
+
+class Checked(Scheduler):
+    """Asks the model at each decision."""
+
+    @property
+    def walk(self) -> Walk:
+        return self.root.runtime
+
+    def _enqueue(self, job: Job[Any]) -> None:
+        self.walk.entered.add(job)
+        super()._enqueue(job)
 
     def _resume(self, loan: Waiter) -> None:
         walk = self.walk
@@ -127,6 +145,8 @@ class Walk:
         self.host, self.control = self.tree.host, self.tree.control
         self.scheduler: Checked = self.tree.scheduler  # type: ignore[assignment]
         self.scheduler.admission.__class__ = CheckedAdmission
+        self.scheduler.permits.__class__ = CheckedPermits
+        self.scheduler.tree.__class__ = CheckedTree
         self.tree.root.runtime = self
         self.lanes = [self.tree.root]
         self.forgotten: list[LaneState] = []
@@ -293,7 +313,7 @@ class Walk:
     def check(self) -> None:
         scheduler, root = self.scheduler, self.tree.root
         assert not scheduler.transaction.busy
-        assert not scheduler.unannounced
+        assert not scheduler.permits.unannounced
         self.alive = [job for job in self.alive if not self.settled[job]]
         for job in self.ages:
             done = job.status not in (QUEUED, RUNNING)
@@ -308,7 +328,7 @@ class Walk:
             self.lent.get(loan.job) is loan for loan in self.asked
         )
         permits = [*filter(self.has_permit, self.permits)]
-        assert [*filter(self.has_permit, scheduler.permits)] == permits
+        assert [*filter(self.has_permit, scheduler.permits.jobs)] == permits
         assert self.host.woken >= len(permits), "a wake-up was lost"
         assert self.host.woken <= self.permitted_jobs - self.claimed_jobs, "woken too often"
         assert scheduler.deadline == scheduler.tree.timers.next_deadline()
@@ -319,8 +339,12 @@ class Walk:
         assert all(isinstance(job.holder, Holder) for job in running)
         numbers = [job.slot for job in running]
         assert len(set(numbers)) == len(numbers)
-        assert sorted([*scheduler.slots.free, *numbers]) == list(range(scheduler.slots.made))
-        assert scheduler.slots.made == self.most_running, "numbers are free, and a new one is taken"
+        assert sorted([*scheduler.permits.slots.free, *numbers]) == list(
+            range(scheduler.permits.slots.made)
+        )
+        assert scheduler.permits.slots.made == self.most_running, (
+            "numbers are free, and a new one is taken"
+        )
         if scheduler.shutting_down and not root.held:
             assert not any(lane.paused for lane in self.lanes)
         for lane in self.joining.values():

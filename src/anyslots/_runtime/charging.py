@@ -48,7 +48,7 @@ def costs_of_queued(
     places = [place for place, rate in enumerate(rates) if rate.cost is not None]
     if not places:
         return {}
-    jobs = [job for job in scheduler.permits if job.node.is_inside(node)]
+    jobs = [job for job in scheduler.permits.jobs if job.node.is_inside(node)]
     for lane in node.subtree():
         jobs.extend(lane.queue)
         jobs.extend(entry[2] for entry in lane.backoffs or ())

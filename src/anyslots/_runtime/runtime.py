@@ -122,7 +122,7 @@ class Runtime:
     def enter(self, backend: Backend) -> None:
         self.backend = backend
         self.current_time = backend.current_time
-        self.scheduler.start_error = backend.clock_error
+        self.scheduler.permits.start_error = backend.clock_error
         self.thread = get_ident()
         self.host_task = backend.current_task()
 

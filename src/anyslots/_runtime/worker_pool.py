@@ -86,7 +86,7 @@ class WorkerPool:
 
     def wake_worker(self) -> None:
         """There's one permit more."""
-        if len(self.runtime.scheduler.permits) > self.searching:
+        if len(self.runtime.scheduler.permits.jobs) > self.searching:
             self._notify()
 
     def set_deadline(self, time: float) -> None:
@@ -122,7 +122,7 @@ class WorkerPool:
             return
         start = self.runtime.task_group.start_soon
         name = self.runtime.root.name
-        while self.idle <= len(self.runtime.scheduler.permits):
+        while self.idle <= len(self.runtime.scheduler.permits.jobs):
             worker = Worker(self.runtime)
             self.workers.add(worker)
             self.idle += 1
@@ -169,7 +169,9 @@ class WorkerPool:
     def _try_claim(self, worker: Worker) -> bool:
         """Claim a job, unless it's for a worker that is letting other tasks run before it goes on."""
         scheduler = self.runtime.scheduler
-        worker.job = scheduler.claim(worker) if len(scheduler.permits) > self.yielding else None
+        worker.job = (
+            scheduler.claim(worker) if len(scheduler.permits.jobs) > self.yielding else None
+        )
         return worker.job is not None
 
     async def keep_time(self) -> None:

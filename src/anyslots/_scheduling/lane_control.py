@@ -43,7 +43,7 @@ class LaneControl:
         else:
             node.paused_until = max(node.paused_until, until)
         self.tree.update_limit(node)
-        self.scheduler.revoke(node)
+        self.scheduler.permits.revoke(node)
 
     @transition
     def resume(self, node: LaneState) -> None:
@@ -63,7 +63,7 @@ class LaneControl:
         self.scheduler.shutting_down = False
         root.stopped = True
         self.tree.update_limit(root)
-        self.scheduler.revoke(root)
+        self.scheduler.permits.revoke(root)
 
     # Options.
 
@@ -77,7 +77,7 @@ class LaneControl:
             node.slots = slots
         self._apply_options(node)
         self.tree.update_limit(node)
-        self.scheduler.revoke(node)
+        self.scheduler.permits.revoke(node)
         self.tree.loans.changed(node)
 
     @transition
@@ -107,7 +107,7 @@ class LaneControl:
     @transition
     def set_gate(self, node: LaneState, fn: Callable[[], Any] | None) -> Gate | None:
         """Replace the gate of a lane; return the one whose call is under way, to be cancelled."""
-        self.scheduler.revoke(node, 0)
+        self.scheduler.permits.revoke(node, 0)
         former, node.gate = node.gate, None if fn is None else Gate(fn)
         self._apply_options(node)
         self.tree.update_limit(node)
@@ -124,7 +124,7 @@ class LaneControl:
 
         ``costs``: what the queued jobs of its subtree cost, by the place of the rate.
         """
-        self.scheduler.revoke(node, 0)
+        self.scheduler.permits.revoke(node, 0)
         former = node.windows
         for window in former:
             window.forget(self.scheduler.host.current_time())
@@ -141,7 +141,7 @@ class LaneControl:
 
     def _apply_options(self, node: LaneState) -> None:
         """Options of a lane have changed: put them in force in it and the lanes inside."""
-        jobs = [job for job in self.scheduler.permits if job.node.is_inside(node)]
+        jobs = [job for job in self.scheduler.permits.jobs if job.node.is_inside(node)]
         for lane in node.subtree():
             lane.apply_options()
             jobs.extend(lane.queue)
@@ -177,7 +177,7 @@ class LaneControl:
     def cancel_queued(self, node: LaneState, reason: str | None) -> None:
         """Cancel the queued jobs of a lane and those inside; not those of waiting submitters."""
         putters = self.scheduler.admission.putters
-        jobs = [job for job in self.scheduler.permits if job.node.is_inside(node)]
+        jobs = [job for job in self.scheduler.permits.jobs if job.node.is_inside(node)]
         for lane in node.subtree():
             jobs += [job for job in lane.queue if job not in putters]
             jobs += [entry[2] for entry in lane.backoffs or ()]

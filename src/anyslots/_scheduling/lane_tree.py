@@ -10,7 +10,6 @@ from typing import Any, Protocol
 from .job import Job
 from .lane_state import NEVER, LaneState
 from .loans import Loans
-from .rates import RateWindow
 from .ready_queue import Member
 from .timers import Timers
 
@@ -144,17 +143,6 @@ class LaneTree:
 
     # Slots.
 
-    def select(self) -> LaneState | None:
-        """The lane whose job starts next; stops those whose rates or gates don't allow it."""
-        root = self.root
-        while root.held < root.limit and root.ready.count:
-            node = root
-            while (first := node.ready.first) is not node.queue:
-                node = first
-            if not node.constrained or self._may_start(node):
-                return node
-        return None
-
     def take(self, node: LaneState) -> Job[Any]:
         """Take the job at the head of the lane whose turn it is and, walking up, the slots."""
         queue = node.queue
@@ -195,6 +183,60 @@ class LaneTree:
         if node.constrained:
             self.lift_throttles(node)
         self.loans.changed(node)
+
+    def hand_over(self, node: LaneState) -> Job[Any] | None:
+        """Take the next plain job for the slot of one that has ended; None frees the slot."""
+        root = self.root
+        # Walk up, giving back a slot of each lane. That of the root changes hands.
+        lane: Any = node
+        while lane is not root:
+            lane.held -= 1
+            parent = lane.parent
+            if not lane.is_ready and lane.ready.count and lane.held < lane.limit:
+                parent.ready.add(lane)
+            elif not lane.held and lane.end_is_watched:
+                self.check_idle(lane)
+            lane = parent
+        # Walk down to the lane whose job is next.
+        while (first := lane.ready.first) is not lane.queue:
+            if first is None:
+                break
+            lane = first
+        queue = lane.queue
+        if first is None or not lane.is_plain:
+            self.free_slot()
+            return None
+        jobs = queue.jobs
+        job: Job[Any] = queue.pop() if queue.dead else jobs.popleft()
+        if job.holder is not None:
+            # A task that occupies the slot itself is next: no worker goes on with it.
+            jobs.appendleft(job)
+            self.free_slot()
+            return None
+        stays: object = jobs
+        if not jobs and lane is not root:
+            self.count_emptied(lane)
+        # Walk up, taking a slot of each lane.
+        member: Member = queue
+        while True:
+            ready = lane.ready
+            if not stays:
+                ready.remove(member)
+            elif (following := member.next) is not member:
+                # As in `ReadyQueue.rotate`.
+                ready.first = following
+            if lane is root:
+                return job
+            lane.held += 1
+            stays = ready.count and lane.held < lane.limit
+            member, lane = lane, lane.parent
+
+    def free_slot(self) -> None:
+        """Give back a slot of the root, after those of the lanes inside."""
+        root = self.root
+        root.held -= 1
+        if not root.held and root.end_is_watched:
+            self.check_idle(root)
 
     def head(self, node: LaneState) -> Job[Any] | None:
         """The job of a lane, or of the lanes inside, that is next in turn."""
@@ -267,90 +309,6 @@ class LaneTree:
 
     # Rates, gates and time.
 
-    def _may_start(self, node: LaneState) -> bool:
-        """Whether rates and gates let the head of a lane start; if not, stop the first lane up."""
-        job = node.queue.head()
-        assert job.attempt is not None
-        costs = job.attempt.costs
-        now = self.host.current_time()
-        lane: LaneState | None = node
-        while lane is not None:
-            for window in lane.windows:
-                cost = 1 if costs is None else costs.get(window, 1)
-                until = window.available_at(now, cost)
-                if until > now:
-                    lane.throttled_until = until
-                    self.update_limit(lane)
-                    return False
-            lane = lane.parent
-        lane = node
-        while lane is not None:
-            gate = lane.gate
-            if gate is not None and not gate.admissions:
-                gate.is_awaited = True
-                self.update_limit(lane)
-                if not gate.is_called:
-                    gate.is_called = True
-                    self.host.call_gate(lane)
-                return False
-            lane = lane.parent
-        return True
-
-    def could_start(self, job: Job[Any]) -> bool:
-        """Whether rates and gates would let a job start now."""
-        node: LaneState = job.node
-        now = self.host.current_time()
-        return all(
-            (lane.gate is None or lane.gate.admissions > 0)
-            and all(w.available_at(now, cost_of(job, w)) <= now for w in lane.windows)
-            for lane in node.path()
-        )
-
-    def reserve(self, job: Job[Any]) -> None:
-        """Take a start of each rate, and an admission of each gate, for a job that's permitted."""
-        attempt = job.attempt
-        assert attempt is not None
-        costs = attempt.costs
-        attempt.charges = charges = []
-        lane: LaneState | None = job.node
-        while lane is not None:
-            for window in lane.windows:
-                cost = 1 if costs is None else costs.get(window, 1)
-                charges.append((window, window.reserve(cost)))
-            if lane.gate is not None:
-                lane.gate.admissions -= 1
-            lane = lane.parent
-
-    def unreserve(self, job: Job[Any]) -> None:
-        attempt = job.attempt
-        assert attempt is not None
-        for window, charge in attempt.charges:
-            window.release(charge)
-        attempt.charges = []
-        for lane in job.node.path():
-            gate = lane.gate
-            if gate is not None:
-                gate.admissions += 1
-                if gate.is_awaited:
-                    gate.is_awaited = False
-                    self.update_limit(lane)
-
-    def count_start(self, job: Job[Any], now: float) -> None:
-        """A permitted job starts: rates count it from now on, adaptive limits by their epochs."""
-        attempt = job.attempt
-        assert attempt is not None
-        if not attempt.count:
-            attempt.first_start = now
-        attempt.count += 1
-        if attempt.charges:
-            for window, charge in attempt.charges:
-                window.start(charge, now)
-            # Only now it's known when these rates have room for the next.
-            self.lift_throttles(job.node)
-        attempt.epochs = [
-            (lane, lane.adaptive.epoch) for lane in job.node.path() if lane.adaptive is not None
-        ]
-
     def end_pauses(self) -> bool:
         """End all pauses that have no end of their own; False if there's none."""
         paused = [lane for lane in self.root.subtree() if lane.paused]
@@ -379,8 +337,3 @@ class LaneTree:
             node.prune()
         # What's forgotten may still hear of its gate.
         self.timers.set(node, math.inf if node.forgotten else node.next_deadline())
-
-
-def cost_of(job: Job[Any], window: RateWindow) -> float:
-    costs = job.attempt.costs if job.attempt is not None else None
-    return 1 if costs is None else costs.get(window, 1)

@@ -1,7 +1,7 @@
 """Which job of which lane starts next: a method for each transition of a job.
 
     submit, put:     -> queued                    retry:     running -> queued, after a delay
-    _permit:  queued -> permitted                 lend:      running -> lent
+    granted:  queued -> permitted                 lend:      running -> lent
     claim:    permitted -> running                reacquire: lent -> running, when there's a slot
     finish:   running -> succeeded, failed,       resume:    lent -> running at once
               cancelled; and queued -> running,   discard:   queued, permitted -> failed,
@@ -16,7 +16,6 @@ jobs are queued for users; they start in order as workers claim them. What is do
 from __future__ import annotations
 
 import math
-from collections import deque
 from typing import Any
 
 from .admission import Admission
@@ -35,9 +34,8 @@ from .job import (
 )
 from .lane_state import LaneState
 from .lane_tree import Host, LaneTree
+from .permits import Permits, was_started
 from .rates import Charge, RateWindow
-from .ready_queue import Member
-from .slots import Slots
 from .transaction import Transaction, transition
 from .wait_queue import Waiter
 
@@ -50,7 +48,6 @@ class Scheduler:
         no slot is free while a job could start in it
         no capacity is free while a submitter waits for it
         no lender waits that could go on
-        `permits` has the permitted jobs, in order; others among them were cancelled
     """
 
     __slots__ = (
@@ -63,11 +60,8 @@ class Scheduler:
         "permits",
         "root",
         "shutting_down",
-        "slots",
-        "start_error",
         "transaction",
         "tree",
-        "unannounced",
     )
 
     def __init__(self, root: LaneState, host: Host) -> None:
@@ -77,16 +71,11 @@ class Scheduler:
         self.loans = self.tree.loans
         self.admission = Admission(root, self._drop_putter, self._note_deadline)
         self.transaction = root.transaction = Transaction()
-        self.permits: deque[Job[Any]] = deque()
-        # For how many of them no worker was woken yet.
-        self.unannounced = 0
+        self.permits = Permits(self.tree, self.admission, self.drop)
         # Whether only FIFO and turns decide what is next, as far as the whole tree is concerned.
         self.is_simple = True
-        self.slots = Slots()
         # What the host was asked for.
         self.deadline = math.inf
-        # By how much a start may be later than the clock says, in seconds.
-        self.start_error = 0.0
         # Whether pauses without an end are to end once nothing runs that could end them.
         self.shutting_down = False
 
@@ -131,7 +120,7 @@ class Scheduler:
         return (
             not len(node.queue)
             and all(lane.held < lane.limit for lane in node.path())
-            and (not node.constrained or self.tree.could_start(job))
+            and (not node.constrained or self.permits.limits.could_start(job))
         )
 
     def add_attempt(self, job: Job[Any]) -> None:
@@ -165,7 +154,7 @@ class Scheduler:
     @transition
     def claim(self, holder: Holder | None = None) -> Job[Any] | None:
         """Start the job that was permitted first, held by what claims it; None if there's none."""
-        return self._claim(holder)
+        return self.permits.claim(holder)
 
     def succeed(self, job: Job[Any]) -> Job[Any] | None:
         """End a running job that has returned a value, and start the next one in its slot.
@@ -201,14 +190,14 @@ class Scheduler:
             if following.holder is not None:
                 # A task that occupies the slot itself is next: no worker goes on with it.
                 jobs.appendleft(following)
-                self._free_slot()
+                self.tree.free_slot()
                 following = None
             elif not jobs:
                 root.ready.remove(queue)
             elif queue.next is not queue:
                 root.ready.rotate()
         else:
-            following = self._hand_over(node)
+            following = self.tree.hand_over(node)
         if following is None:
             return self._succeed_freely(job, holder)
         following.status = RUNNING
@@ -219,18 +208,11 @@ class Scheduler:
             transaction.deliver()
         return following
 
-    def _free_slot(self) -> None:
-        """Give back a slot of the root, after those of the lanes inside."""
-        root = self.root
-        root.held -= 1
-        if not root.held and root.end_is_watched:
-            self.tree.check_idle(root)
-
     def _succeed_freely(self, job: Job[Any], holder: Holder | None) -> Job[Any] | None:
         """The slot of a job that has succeeded is free: start what may be next, if anything."""
         try:
             assert job.slot is not None
-            self.slots.release(job.slot)
+            self.permits.slots.release(job.slot)
             return self._claim_next(holder)
         finally:
             self.close_transition()
@@ -253,7 +235,7 @@ class Scheduler:
         job.settle(status, value)
         self.tree.release(node)
         assert job.slot is not None
-        self.slots.release(job.slot)
+        self.permits.slots.release(job.slot)
         return self._claim_next(holder) if goes_on else None
 
     @transition
@@ -264,7 +246,7 @@ class Scheduler:
         assert attempt is not None
         assert job.slot is not None
         self._feed_back(job, FAILED)
-        self.slots.release(job.slot)
+        self.permits.slots.release(job.slot)
         job.status = QUEUED
         job.slot = job.holder = job.value = None
         self.tree.back_off(job, self.host.current_time() + delay)
@@ -298,7 +280,7 @@ class Scheduler:
         elif putter is None:
             node.cancelled += 1
         if permitted:
-            self._give_back(job)
+            self.permits.give_back(job)
         elif backs_off:
             self.tree.end_back_off(job)
         job.settle(status, value)
@@ -317,7 +299,7 @@ class Scheduler:
         assert job.slot is not None
         node.lent += 1
         self.tree.count_busy(node, 1)
-        self.slots.release(job.slot)
+        self.permits.slots.release(job.slot)
         self.tree.release(node)
 
     def reacquire(self, loan: Waiter) -> None:
@@ -347,7 +329,7 @@ class Scheduler:
         if not loan.served:
             self._resume(loan)
             for lane in loan.job.node.path():
-                self.revoke(lane)
+                self.permits.revoke(lane)
 
     def _resume(self, loan: Waiter) -> None:
         job = loan.job
@@ -357,7 +339,7 @@ class Scheduler:
         node.lent -= 1
         self.tree.hold(node)
         self.tree.count_busy(node, -1)
-        job.slot = self.slots.acquire()
+        job.slot = self.permits.slots.acquire()
 
     # What instruments are notified of, where there are any.
 
@@ -375,8 +357,8 @@ class Scheduler:
             if self.loans.waiting and (loan := self.loans.first()) is not None:
                 self._resume(loan)
                 loan.wake()
-            elif (node := self.tree.select()) is not None:
-                self._permit(node)
+            elif (node := self.permits.select()) is not None:
+                self.permits.grant(node)
             elif not (self.shutting_down and not self.root.held and self.tree.end_pauses()):
                 break
         self.is_simple = not (
@@ -386,8 +368,8 @@ class Scheduler:
         if deadline != self.deadline:
             self.deadline = deadline
             self.host.set_deadline(deadline)
-        while self.unannounced:
-            self.unannounced -= 1
+        while self.permits.unannounced:
+            self.permits.unannounced -= 1
             self.host.wake_worker()
 
     def close_transition(self) -> None:
@@ -399,87 +381,19 @@ class Scheduler:
         if transaction.is_pending:
             transaction.deliver()
 
-    def _permit(self, node: LaneState) -> None:
-        """Take the job at a lane's head, and all that it needs, for the worker that claims it."""
-        if self._head_gave_up(node):
-            self.drop(node.queue.head(), CANCELLED, None)
-            return
-        job = self.tree.take(node)
-        node.permitted += 1
-        if node.bounded and not was_started(job):
-            self.admission.leave(job)
-        if node.constrained:
-            self.tree.reserve(job)
-        if job.holder is not None:
-            # A task occupies the slot itself: no worker has to come for it.
-            self._start(job, self.slots.acquire())
-            self.host.occupy(job)
-            return
-        job.holder = PERMIT
-        self.permits.append(job)
-        self.unannounced += 1
-
-    def _head_gave_up(self, node: LaneState) -> bool:
-        """Whether the task that waits for the job at a lane's head has been cancelled."""
-        job = node.queue.head()
-        if job.holder is not None and job.holder.gave_up():
-            return True
-        return bool(self.admission.putters) and self.admission.gave_up(job)
-
     def _drop_putter(self, job: Job[Any]) -> None:
         self.drop(job, CANCELLED, None)
 
     def _claim_next(self, holder: Holder | None) -> Job[Any] | None:
         """Start a job in the slot that a worker has just given back."""
         # Before others are woken: this worker needs no waking.
+        permits = self.permits
         while self.loans.waiting and (loan := self.loans.first()) is not None:
             self._resume(loan)
             loan.wake()
-        while not self.permits and (node := self.tree.select()) is not None:
-            self._permit(node)
-        return self._claim(holder)
-
-    def _claim(self, holder: Holder | None) -> Job[Any] | None:
-        while self.permits:
-            job = self.permits.popleft()
-            self.unannounced = min(self.unannounced, len(self.permits))
-            if job.status is QUEUED:
-                job.holder = holder
-                self._start(job, self.slots.acquire())
-                return job
-        return None
-
-    def _start(self, job: Job[Any], slot: int) -> None:
-        node: LaneState = job.node
-        job.status = RUNNING
-        job.slot = slot
-        node.permitted -= 1
-        if job.attempt is not None:
-            self.tree.count_start(job, self.host.current_time() + self.start_error)
-
-    def _give_back(self, job: Job[Any]) -> None:
-        """Give back all that a permit holds."""
-        node: LaneState = job.node
-        node.permitted -= 1
-        if job.attempt is not None:
-            self.tree.unreserve(job)
-        self.tree.release(node)
-
-    def revoke(self, node: LaneState, limit: float | None = None) -> None:
-        """Take back the latest permits while more slots of a lane are held than may be."""
-        if limit is None:
-            limit = 0 if node.stopped or node.is_paused() else node.slots
-        if node.held <= limit or not self.permits:
-            return
-        for job in reversed(self.permits):
-            if node.held > limit and job.holder is PERMIT and job.node.is_inside(node):
-                if job.node.bounded and not was_started(job):
-                    self.admission.join(job.node)
-                job.holder = None
-                self.tree.restore(job)
-                self._give_back(job)
-        self.permits = deque(job for job in self.permits if job.holder is PERMIT)
-        self.unannounced = min(self.unannounced, len(self.permits))
+        while not permits.jobs and (node := permits.select()) is not None:
+            permits.grant(node)
+        return permits.claim(holder)
 
     def _feed_back(self, job: Job[Any], status: Status) -> None:
         """Tell adaptive limits how an attempt has ended, before its slots are given back."""
@@ -497,57 +411,5 @@ class Scheduler:
             if adaptive.limit != node.slots:
                 node.slots = adaptive.limit
                 self.tree.update_limit(node)
-                self.revoke(node)
+                self.permits.revoke(node)
         attempt.overloaded = []
-
-    def _hand_over(self, node: LaneState) -> Job[Any] | None:
-        """Take the next plain job for the slot of one that has ended; None frees the slot."""
-        root = self.root
-        # Walk up, giving back a slot of each lane. That of the root changes hands.
-        lane: Any = node
-        while lane is not root:
-            lane.held -= 1
-            parent = lane.parent
-            if not lane.is_ready and lane.ready.count and lane.held < lane.limit:
-                parent.ready.add(lane)
-            elif not lane.held and lane.end_is_watched:
-                self.tree.check_idle(lane)
-            lane = parent
-        # Walk down to the lane whose job is next.
-        while (first := lane.ready.first) is not lane.queue:
-            if first is None:
-                break
-            lane = first
-        queue = lane.queue
-        if first is None or not lane.is_plain:
-            self._free_slot()
-            return None
-        jobs = queue.jobs
-        job: Job[Any] = queue.pop() if queue.dead else jobs.popleft()
-        if job.holder is not None:
-            # A task that occupies the slot itself is next: no worker goes on with it.
-            jobs.appendleft(job)
-            self._free_slot()
-            return None
-        stays: object = jobs
-        if not jobs and lane is not root:
-            self.tree.count_emptied(lane)
-        # Walk up, taking a slot of each lane.
-        member: Member = queue
-        while True:
-            ready = lane.ready
-            if not stays:
-                ready.remove(member)
-            elif (following := member.next) is not member:
-                # As in `ReadyQueue.rotate`.
-                ready.first = following
-            if lane is root:
-                return job
-            lane.held += 1
-            stays = ready.count and lane.held < lane.limit
-            member, lane = lane, lane.parent
-
-
-def was_started(job: Job[Any]) -> bool:
-    """Whether a queued job has had an attempt already."""
-    return job.attempt is not None and job.attempt.count > 0

@@ -1,0 +1,140 @@
+"""The jobs that hold all they need to start, until workers claim them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from .admission import Admission
+from .job import CANCELLED, PERMIT, QUEUED, RUNNING, Holder, Job, Status
+from .lane_state import LaneState
+from .lane_tree import LaneTree
+from .slots import Slots
+from .start_limits import StartLimits
+
+
+class Permits:
+    """Gives free slots to queued jobs, as steps of a transition.
+
+    Holds after each transition::
+
+        `jobs` has the permitted jobs, in order; others among them were cancelled
+        `unannounced == 0`: a worker was woken for each of them that no worker has claimed
+        `slots` has a number for each job that runs, but for lenders
+    """
+
+    __slots__ = (
+        "admission",
+        "drop",
+        "host",
+        "jobs",
+        "limits",
+        "slots",
+        "start_error",
+        "tree",
+        "unannounced",
+    )
+
+    def __init__(
+        self,
+        tree: LaneTree,
+        admission: Admission,
+        drop: Callable[[Job[Any], Status, Any], object],
+    ) -> None:
+        self.tree = tree
+        self.host = tree.host
+        self.admission = admission
+        # Ends a job that is queued.
+        self.drop = drop
+        self.limits = StartLimits(tree)
+        self.jobs: deque[Job[Any]] = deque()
+        self.unannounced = 0
+        self.slots = Slots()
+        # By how much a start may be later than the clock says, in seconds.
+        self.start_error = 0.0
+
+    def select(self) -> LaneState | None:
+        """The lane whose job starts next; stops those whose rates or gates don't allow it."""
+        root = self.tree.root
+        while root.held < root.limit and root.ready.count:
+            node = root
+            while (first := node.ready.first) is not node.queue:
+                node = first
+            if not node.constrained or self.limits.may_start(node):
+                return node
+        return None
+
+    def grant(self, node: LaneState) -> None:
+        """Take the job at a lane's head, and all that it needs, for the worker that claims it."""
+        if self._head_gave_up(node):
+            self.drop(node.queue.head(), CANCELLED, None)
+            return
+        job = self.tree.take(node)
+        node.permitted += 1
+        if node.bounded and not was_started(job):
+            self.admission.leave(job)
+        if node.constrained:
+            self.limits.reserve(job)
+        if job.holder is not None:
+            # A task occupies the slot itself: no worker has to come for it.
+            self._start(job, self.slots.acquire())
+            self.host.occupy(job)
+            return
+        job.holder = PERMIT
+        self.jobs.append(job)
+        self.unannounced += 1
+
+    def _head_gave_up(self, node: LaneState) -> bool:
+        """Whether the task that waits for the job at a lane's head has been cancelled."""
+        job = node.queue.head()
+        if job.holder is not None and job.holder.gave_up():
+            return True
+        return bool(self.admission.putters) and self.admission.gave_up(job)
+
+    def claim(self, holder: Holder | None) -> Job[Any] | None:
+        while self.jobs:
+            job = self.jobs.popleft()
+            self.unannounced = min(self.unannounced, len(self.jobs))
+            if job.status is QUEUED:
+                job.holder = holder
+                self._start(job, self.slots.acquire())
+                return job
+        return None
+
+    def _start(self, job: Job[Any], slot: int) -> None:
+        node: LaneState = job.node
+        job.status = RUNNING
+        job.slot = slot
+        node.permitted -= 1
+        if job.attempt is not None:
+            self.limits.count_start(job, self.host.current_time() + self.start_error)
+
+    def give_back(self, job: Job[Any]) -> None:
+        """Give back all that a permit holds."""
+        node: LaneState = job.node
+        node.permitted -= 1
+        if job.attempt is not None:
+            self.limits.unreserve(job)
+        self.tree.release(node)
+
+    def revoke(self, node: LaneState, limit: float | None = None) -> None:
+        """Take back the latest permits while more slots of a lane are held than may be."""
+        if limit is None:
+            limit = 0 if node.stopped or node.is_paused() else node.slots
+        if node.held <= limit or not self.jobs:
+            return
+        for job in reversed(self.jobs):
+            if node.held > limit and job.holder is PERMIT and job.node.is_inside(node):
+                if job.node.bounded and not was_started(job):
+                    self.admission.join(job.node)
+                job.holder = None
+                self.tree.restore(job)
+                self.give_back(job)
+        self.jobs = deque(job for job in self.jobs if job.holder is PERMIT)
+        self.unannounced = min(self.unannounced, len(self.jobs))
+
+
+def was_started(job: Job[Any]) -> bool:
+    """Whether a queued job has had an attempt already."""
+    return job.attempt is not None and job.attempt.count > 0
