@@ -11,6 +11,7 @@ from anyslots._scheduling.adaptive import Adaptive
 from anyslots._scheduling.gate import Gate
 from anyslots._scheduling.job import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED
 from anyslots._scheduling.rates import Rate
+from anyslots._scheduling.scheduler import Scheduler
 from anyslots._scheduling.wait_queue import Waiter
 
 
@@ -286,3 +287,11 @@ def test_adaptive_slots_hear_of_successes_and_overloads() -> None:
     assert lane.slots == 2, "this attempt was no overload"
     tree.control.set_slots(lane, 5)
     assert (lane.slots, lane.adaptive) == (5, None)
+
+
+def test_a_plain_job_hands_its_slot_over_in_few_steps(monkeypatch) -> None:
+    tree = Tree(slots=1)
+    first, second = tree.submit(tree.root), tree.submit(tree.root)
+    assert tree.claim() == [first]
+    monkeypatch.setattr(Scheduler, "finish", None)
+    assert tree.scheduler.succeed(first) is second

@@ -362,7 +362,7 @@ class Scheduler:
             elif not (self.shutting_down and not self.root.held and self.tree.end_pauses()):
                 break
         self.is_simple = not (
-            self.permits or self.loans.waiting or self.root.held > self.root.limit
+            self.permits.jobs or self.loans.waiting or self.root.held > self.root.limit
         )
         deadline = self.tree.timers.next_deadline() if self.tree.timers.heap else math.inf
         if deadline != self.deadline:
