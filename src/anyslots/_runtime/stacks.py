@@ -28,7 +28,7 @@ def format_stacks(runtime: Runtime, node: LaneState) -> str:
     holders = running_holders(runtime)
     paragraphs = [
         f"{describe_job(runtime, holder)}\n{format_stack(runtime, holder, holders[holder])}"
-        for holder in sorted(holders, key=slot_of)
+        for holder in sorted(holders, key=rank)
         if holder.job.node.is_inside(node)
     ]
     queued = [line for lane in node.subtree() if (line := describe_queue(lane)) is not None]
@@ -55,9 +55,9 @@ def is_running(job: Job[Any] | None) -> bool:
     return job is not None and job.status is RUNNING
 
 
-def slot_of(holder: Any) -> int:
-    slot: int | None = holder.job.slot
-    return -1 if slot is None else slot
+def rank(holder: Any) -> tuple[bool, int]:
+    """By slot; jobs that have lent theirs come last."""
+    return holder.loan is not None, holder.job.slot or 0
 
 
 def describe_job(runtime: Runtime, holder: Any) -> str:
