@@ -98,7 +98,7 @@ MUTANTS = [
         ("Permits.claim", "_job.status is QUEUED", "True"),
         ("Permits.give_back", "self.tree.release(_)", "pass"),
         ("Permits.revoke", "self.tree.restore(_)", "pass"),
-        ("Permits.revoke", "_job.node.is_inside(_)", "True"),
+        ("Permits.revoke", "self.admission.join(_)", "pass"),
     ),
     *mutants_of(
         "_scheduling/start_limits.py",

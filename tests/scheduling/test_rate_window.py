@@ -54,7 +54,7 @@ def test_starts_fit_exactly(amounts, data) -> None:
     window, exact = RateWindow(Rate(limit, 1, cost=cost)), Exact(limit, 1)
     pairs: list[tuple[list, list]] = []
     now = 0.0
-    for what, seconds, at in data.draw(st.lists(STEPS, max_size=80)):
+    for what, seconds, at in data.draw(st.lists(STEPS, min_size=30, max_size=80)):
         now += seconds
         if what == "adjust" and pairs:
             charge, start = pairs[at % len(pairs)]

@@ -295,3 +295,30 @@ def test_a_plain_job_hands_its_slot_over_in_few_steps(monkeypatch) -> None:
     assert tree.claim() == [first]
     monkeypatch.setattr(Scheduler, "finish", None)
     assert tree.scheduler.succeed(first) is second
+
+
+@pytest.mark.parametrize("owner", ["executor", "lane"])
+def test_a_slot_passes_over_jobs_that_were_cancelled(owner) -> None:
+    tree = Tree(slots=1)
+    lane = tree.root if owner == "executor" else tree.lane()
+    jobs = [tree.submit(lane) for _ in range(4)]
+    assert tree.claim() == jobs[:1]
+    tree.scheduler.cancel(jobs[2], None)
+    assert tree.scheduler.succeed(jobs[0]) is jobs[1]
+    assert tree.scheduler.succeed(jobs[1]) is jobs[3]
+    assert tree.scheduler.succeed(jobs[3]) is None
+
+
+@pytest.mark.parametrize("owner", ["executor", "lane"])
+def test_a_lender_goes_on_in_the_slot_of_the_job_that_it_waited_for(owner) -> None:
+    tree = Tree(slots=1)
+    lane = tree.root if owner == "executor" else tree.lane()
+    outer, inner, other = (tree.submit(lane) for _ in range(3))
+    assert tree.claim() == [outer]
+    tree.scheduler.lend(outer)
+    assert tree.claim() == [inner]
+    loan = Waiter(outer, lambda: None)
+    inner.add_listener(lambda _: tree.scheduler.reacquire(loan))
+    assert tree.scheduler.succeed(inner) is None
+    assert loan.served
+    assert tree.scheduler.succeed(outer) is other
