@@ -35,14 +35,11 @@ class Crawler:
     def __init__(self, executor: Executor, client: httpx.AsyncClient, start: str) -> None:
         self.executor = executor
         self.client = client
-        self.hosts: dict[str, Lane] = {}
+        self.hosts = executor.keyed(slots=2, timeout=60)
         self.seen = {start}
 
     def lane(self, url: str) -> Lane:
-        host = urlsplit(url).netloc
-        if host not in self.hosts:
-            self.hosts[host] = self.executor.lane(host, slots=2, timeout=60)
-        return self.hosts[host]
+        return self.hosts[urlsplit(url).netloc]
 
     async def crawl(self, url: str) -> int:
         """Print a page and all that it leads to on its host; return how many links were dead."""

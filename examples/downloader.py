@@ -17,55 +17,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
-from typing import Any, Self
+from typing import Any
 from urllib.parse import urlsplit
 
 import anyio
-import stamina
 
-from anyslots import Executor, Lane, as_completed, lend_slot
-
-
-class LendingAttempts:
-    """The attempts of stamina's ``retry_context``, with the slot lent while it backs off."""
-
-    def __init__(self, context: Any) -> None:
-        self._attempts = aiter(context)
-        self._has_begun = False
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> stamina.Attempt:
-        if not self._has_begun:  # the first attempt doesn't wait
-            self._has_begun = True
-            return await anext(self._attempts)
-        async with lend_slot():
-            return await anext(self._attempts)
-
-
-class Downloader:
-    def __init__(self, httpx: Any, client: Any, into: Path, wait: float) -> None:
-        self.httpx = httpx
-        self.client = client
-        self.into = into
-        self.retries = partial(stamina.retry_context, attempts=5, wait_initial=wait)
-
-    def may_go_better(self, error: Exception) -> bool:
-        """Whether to try again: the network, or the server, has a problem."""
-        if isinstance(error, self.httpx.HTTPStatusError):
-            return bool(error.response.status_code >= 500)
-        return isinstance(error, self.httpx.TransportError)
-
-    async def download(self, url: str) -> int:
-        """Save what's at a URL under its last name; return its size in bytes."""
-        path = anyio.Path(self.into, urlsplit(url).path.rpartition("/")[2] or "index.html")
-        async for attempt in LendingAttempts(self.retries(on=self.may_go_better)):
-            with attempt:
-                response = await self.client.get(url)
-                response.raise_for_status()
-                return await path.write_bytes(response.content)
-        raise AssertionError("the last attempt returns or raises")
+from anyslots import Executor, Retry, as_completed
 
 
 async def main(
@@ -77,17 +34,25 @@ async def main(
     library: str = "httpx",
 ) -> dict[str, int]:
     """Download all URLs; return the sizes, and -1 for what couldn't be had."""
-    httpx = importlib.import_module(library)
-    hosts: dict[str, Lane] = {}
+    httpx: Any = importlib.import_module(library)
+
+    def is_temporary(error: Exception) -> bool:
+        if isinstance(error, httpx.HTTPStatusError):
+            return bool(error.response.is_server_error)
+        return isinstance(error, httpx.TransportError)
+
+    async def download(url: str) -> int:
+        """Save what's at a URL under its last name; return its size in bytes."""
+        path = anyio.Path(into, urlsplit(url).path.rpartition("/")[2] or "index.html")
+        response = await client.get(url)
+        response.raise_for_status()
+        return await path.write_bytes(response.content)
+
     sizes: dict[str, int] = {}
-    async with httpx.AsyncClient() as client, Executor(slots) as executor:
-        downloader = Downloader(httpx, client, into, wait)
-        futures = {}
-        for url in urls:
-            host = urlsplit(url).netloc
-            if host not in hosts:
-                hosts[host] = executor.lane(host, slots=per_host)
-            futures[hosts[host].submit(downloader.download, url)] = url
+    retry = Retry(on=is_temporary, wait=wait)
+    async with httpx.AsyncClient() as client, Executor(slots, retry=retry) as executor:
+        hosts = executor.keyed(slots=per_host)
+        futures = {hosts[urlsplit(url).netloc].submit(download, url): url for url in urls}
         async for future in as_completed(futures):
             url, error = futures[future], future.exception()
             sizes[url] = -1 if error else future.result()
@@ -126,7 +91,6 @@ if __name__ == "__main__":
     parser.add_argument("--per-host", type=int, default=2)
     parser.add_argument("--into", type=Path, default=Path())
     args = parser.parse_args()
-    stamina.instrumentation.set_on_retry_hooks([])  # it would log each retry
     options = {"slots": args.slots, "per_host": args.per_host}
     if args.urls:
         anyio.run(partial(main, args.urls, args.into, **options), backend=args.backend)

@@ -58,9 +58,23 @@ def test_directory_size_adds_up(backend: str, slots: int, tmp_path: Path) -> Non
 
 def test_downloader_gets_every_file(backend: str, slots: int) -> None:
     """Each file of its own site comes at the second attempt, and is counted."""
-    pytest.importorskip("stamina", reason="stamina isn't installed")
     lines = run_example("downloader.py", "--backend", backend, "--slots", slots)
     assert [line.split()[0] for line in lines] == [f"{number}/6" for number in range(1, 7)]
     assert sorted(line.rpartition("/")[2] for line in lines) == [
         f"file{number} 600 bytes" for number in range(6)
     ]
+
+
+def test_bot_shows_whole_answers(backend: str, slots: int) -> None:
+    """Each chat's message grows until the answer is complete."""
+    lines = run_example("bot.py", "--backend", backend, "--answers", slots, "--chats", 2)
+    for chat in ("chat-0", "group-1"):
+        texts = [line.partition(": ")[2] for line in lines if f" {chat}: " in line]
+        assert texts == sorted(texts, key=len)
+        assert len(texts) > 2
+        assert texts[-1].endswith("depends on what you want to know ")
+
+
+def test_pools_finds_the_longest_sequence(backend: str, slots: int) -> None:
+    lines = run_example("pools.py", "--backend", backend, "--slots", slots, "--until", 10_000)
+    assert lines[-1] == "below 10,000, 6,171 takes the most: 261"

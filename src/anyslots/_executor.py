@@ -17,7 +17,7 @@ from ._future import BaseFuture
 from ._handles import Lane
 from ._lane import BaseLane, checked_options
 from ._runtime.backend import current_backend
-from ._runtime.error_policy import POLICIES, log_unretrieved
+from ._runtime.error_policy import POLICIES, get_traceback, log_unretrieved
 from ._runtime.instrumentation import InstrumentedScheduler, check_instruments
 from ._runtime.runtime import CANCELLED_BY_FAILURE, CANCELLED_FROM_OUTSIDE, Runtime, State
 from ._runtime.worker import Worker, split, step_jobs
@@ -195,7 +195,7 @@ class Executor(Lane):
         try:
             if error is None:
                 runtime.scope.__exit__(None, None, None)
-            elif runtime.scope.__exit__(type(error), error, error.__traceback__):
+            elif runtime.scope.__exit__(type(error), error, get_traceback(error)):
                 error = None
         except BaseException as rest:
             # Out of a scope of trio's, a group is another, though no cancellation was in it.

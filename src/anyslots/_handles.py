@@ -366,7 +366,13 @@ class KeyedLanes(Mapping[K, Lane]):
     def __getitem__(self, key: K) -> Lane:
         return self._nodes.look_up(key, lane_of)
 
-    def get(self, key: K, default: Any = None) -> Any:
+    @overload
+    def get(self, key: K, /) -> Lane | None: ...
+    @overload
+    def get(self, key: K, /, default: Lane) -> Lane: ...
+    @overload
+    def get(self, key: K, /, default: T) -> Lane | T: ...
+    def get(self, key: K, /, default: Any = None) -> Any:
         """The lane of a key that's known, else ``default``."""
         node = self._nodes.find(key)
         return default if node is None else lane_of(node)

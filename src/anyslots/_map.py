@@ -146,13 +146,9 @@ class Results(Generic[T]):
         self._check_not_source()
         self._closed = True
         self._scope.cancel()
-        if failed:
-            for future in [*self._futures, *self._unfinished]:
-                if future.is_done:
-                    _mark_retrieved(future)
-                else:
-                    future.add_listener(_mark_retrieved)
-        self._cancel_jobs()
+        left = self._drop_jobs(failed=failed)
+        # Other consumers find that nothing is left.
+        self._notify()
         with anyio.CancelScope(shield=True):
             if not self._producing:
                 self._started = True
@@ -160,15 +156,23 @@ class Results(Generic[T]):
                 self._notify()
             while self._producing:
                 await self._wait_for_change()
-            for future in self._cancel_jobs():
+            for future in [*left, *self._drop_jobs(failed=failed)]:
                 if not future.is_done:
                     await future.wait()
+
+    def _drop_jobs(self, *, failed: bool) -> list[BaseFuture[T]]:
+        """Cancel the jobs that are left, whose results none will take; return them.
+
+        ``failed``: whether what else has failed counts as retrieved.
+        """
+        futures = [*self._futures, *self._unfinished]
         self._futures.clear()
         self._unfinished.clear()
-
-    def _cancel_jobs(self) -> list[BaseFuture[T]]:
-        futures = [*self._futures, *self._unfinished]
         for future in futures:
+            if failed and future.is_done:
+                _mark_retrieved(future)
+            elif failed:
+                future.add_listener(_mark_retrieved)
             if not future.is_done:
                 future.cancel("its result isn't wanted any more")
         return futures
@@ -252,9 +256,10 @@ class Results(Generic[T]):
 
     def _finished(self, future: Any) -> None:
         """A job is done, whose place in the order doesn't matter."""
-        del self._unfinished[future]
-        self._futures.append(future)
-        self._notify()
+        if future in self._unfinished:  # it was dropped otherwise
+            del self._unfinished[future]
+            self._futures.append(future)
+            self._notify()
 
     # Taking inputs.
 
@@ -272,8 +277,9 @@ class Results(Generic[T]):
             self._producing = True
             self.job = self._runtime.own_job()
             self._runtime.producers.add(self)
-            start = self._runtime.task_group.start_soon
-            self._inputs.context.run(start, self._produce, name="anyslots producer of a map")
+            start = self._runtime.backend.start_task
+            group = self._runtime.task_group
+            self._inputs.context.run(start, group, self._produce, "anyslots producer of a map")
 
     def _is_open(self) -> bool:
         return self._node.thread is not None and self._node.thread == self._runtime.thread
@@ -293,7 +299,7 @@ class Results(Generic[T]):
         """
         inputs, submit, fn, bound = self._inputs, self._lane.submit, self._fn, self._bound()
         enough = min(bound, self._taken + BATCH_SIZE)
-        while not inputs.exhausted and self._taken < enough:
+        while not (inputs.exhausted or self._closed) and self._taken < enough:
             if (args := inputs.take_now()) is not None:
                 self._taken += 1
                 try:
@@ -329,7 +335,7 @@ class Results(Generic[T]):
                 if inputs.are_sync and not self._node.bounded:
                     while not inputs.exhausted:
                         if self._take_now():
-                            await anyio.lowlevel.checkpoint()
+                            await self._let_others_run()
                         else:
                             await self._wait_for_room()
                 else:
@@ -345,17 +351,29 @@ class Results(Generic[T]):
             self._runtime.producers.discard(self)
             self._notify()
 
+    async def _let_others_run(self) -> None:
+        try:
+            await anyio.lowlevel.checkpoint()
+        except self._runtime.backend.cancelled:
+            if not await self._runtime.outlives_cancellation(self._scope):
+                raise
+
     async def _produce_one(self) -> None:
         await self._wait_for_room()
         try:
             args = await self._inputs.take()
-        except self._runtime.backend.cancelled:
+        except self._runtime.backend.cancelled as exc:
+            cancels = self._runtime.backend.cancel_count()
+            is_native = cancels is not None and cancels() > 0
             if not await self._runtime.outlives_cancellation(self._scope):
                 raise
             args = None
-            self._inputs.error = JobCancelled(
-                "the task that takes the inputs of a map was cancelled"
-            )
+            # Else it's the source's own.
+            self._inputs.error = exc
+            if is_native:
+                self._inputs.error = JobCancelled(
+                    "the task that takes the inputs of a map was cancelled"
+                )
         except BaseException as exc:
             args = None
             self._inputs.error = exc

@@ -7,21 +7,18 @@ one with this transport.
 
 from __future__ import annotations
 
-import asyncio
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from contextvars import copy_context
-from functools import cache, partial
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, final, runtime_checkable
+from typing import TYPE_CHECKING, Any, TypeVar, final
 
 from anyio import CancelScope, Event
-from anyio.lowlevel import current_token
 
-from . import JobCancelled
+from . import JobCancelled, Lane
 
 if TYPE_CHECKING:
     import httpx
@@ -46,15 +43,6 @@ if all(find_spec(name) is None for name in _LIBRARIES):
 __all__ = ("LimitedTransport", "Overloaded")
 
 T = TypeVar("T")
-
-
-@runtime_checkable
-class SlotLane(Protocol):
-    """The part of `Lane` and `Executor` that the transport uses."""
-
-    def slot(self, *args: Any, **kwargs: Any) -> Any: ...
-
-    def pause(self, seconds: float | None = None) -> None: ...
 
 
 @final
@@ -117,12 +105,12 @@ class LimitedTransport(_Transport):
 
     def __init__(
         self,
-        lane: SlotLane | Callable[[Any], SlotLane],
+        lane: Lane | Callable[[Any], Lane],
         transport: Any = None,
         *,
         overloaded: Callable[[Any], bool | float | None] | None = None,
     ) -> None:
-        if not isinstance(lane, SlotLane) and not callable(lane):
+        if not isinstance(lane, Lane) and not callable(lane):
             raise TypeError(f"lane must be a lane or a function of the request, not {lane!r}")
         if transport is not None and not hasattr(transport, "handle_async_request"):
             raise TypeError(f"transport must be an async transport or None, not {transport!r}")
@@ -165,8 +153,8 @@ class LimitedTransport(_Transport):
         library = _library_of(request)
         if self._transport is None:
             self._transport = library.AsyncHTTPTransport()
-        lane = self._lane if isinstance(self._lane, SlotLane) else self._lane(request)
-        if not isinstance(lane, SlotLane):
+        lane = self._lane if isinstance(self._lane, Lane) else self._lane(request)
+        if not isinstance(lane, Lane):
             raise TypeError(f"lane must return a lane, not {lane!r}")
         slot = _Slot(self._open, lane, request)
         await slot.begin()
@@ -188,7 +176,7 @@ class LimitedTransport(_Transport):
         response.stream = _stream_class(library)(slot)
         return response
 
-    def _judge(self, lane: SlotLane, response: Any) -> Overloaded | None:
+    def _judge(self, lane: Lane, response: Any) -> Overloaded | None:
         verdict = None if self._overloaded is None else self._overloaded(response)
         if verdict is None or verdict is False:
             return None
@@ -240,7 +228,7 @@ class _SlotStream:
             message = f"{self._slot.name}: response never closed"
             warnings.warn(message, ResourceWarning, stacklevel=2, source=self)
             self._slot.registry.discard(self._slot)
-            self._slot.abandon()
+            self._slot.occupation.abandon()
 
 
 class _Slot:
@@ -250,7 +238,7 @@ class _Slot:
     around it. Requesting and closing a response keep no such order.
     """
 
-    def __init__(self, registry: set[_Slot], lane: SlotLane, request: Any) -> None:
+    def __init__(self, registry: set[_Slot], lane: Lane, request: Any) -> None:
         self.registry = registry
         self.name = f"{request.method} {request.url.host}"
         self.occupation = lane.slot(request)
@@ -266,8 +254,7 @@ class _Slot:
 
     async def begin(self) -> None:
         await self.occupation.acquire()
-        stop = partial(self.occupation.cancel, None)
-        self.abandon = _spawn(self._hold, name=self.name, stop=stop)
+        self.occupation.spawn_holder(self._hold, self.name)
 
     def keep(self, stream: Any) -> None:
         self.stream = stream
@@ -340,29 +327,3 @@ class _Slot:
 
     def _cancelled(self) -> JobCancelled:
         return JobCancelled(f"{self.name}: its slot was cancelled")
-
-
-_tasks: set[Any] = set()  # asyncio keeps only weak references to tasks
-
-
-def _spawn(
-    fn: Callable[..., Coroutine[Any, Any, None]], *args: Any, name: str, stop: Callable[[], object]
-) -> Callable[[], None]:
-    """Start a task of the event loop's own; return a function to stop it from any thread."""
-    token: Any = current_token().native_token
-    if isinstance(token, asyncio.AbstractEventLoop):
-        task = token.create_task(fn(*args), name=name)
-        _tasks.add(task)
-        task.add_done_callback(_tasks.discard)
-        post = token.call_soon_threadsafe
-    else:
-        from trio.lowlevel import spawn_system_task
-
-        spawn_system_task(fn, *args, name=name, context=copy_context())
-        post = token.run_sync_soon
-
-    def abandon() -> None:
-        with suppress(RuntimeError):  # the event loop is gone, and all that ran in it
-            post(stop)
-
-    return abandon

@@ -264,15 +264,14 @@ async def test_cancelled_at_each_step(setting: Setting, path: str, by_lane: bool
 async def test_a_slot_that_is_refused(setting: Setting) -> None:
     """What the lane raises comes out of the request."""
 
-    class Refusing(Executor):
-        def slot(self, *args: Any, **kwargs: Any) -> Any:
-            assert args[0].url.path == "/hello"
-            raise ValueError("it costs too much")
+    def cost(request: Any) -> float:
+        assert request.url.path == "/hello"
+        return 2
 
     async with setting.client():
-        transport = LimitedTransport(Refusing(1))
+        transport = LimitedTransport(setting.lane.lane(rate=Rate(1, cost=cost)))
         async with setting.library.AsyncClient(transport=transport) as client:
-            with pytest.raises(ValueError, match="it costs too much"):
+            with pytest.raises(ValueError, match="a cost must be from 0 to the limit 1, not 2"):
                 await client.get(f"{setting.url}/hello")
 
 

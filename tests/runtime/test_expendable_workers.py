@@ -7,9 +7,9 @@ handle of its task, and native cancellations of the executor's helper tasks.
 from __future__ import annotations
 
 import asyncio
-import gc
+
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import anyio

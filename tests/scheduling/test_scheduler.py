@@ -579,7 +579,8 @@ class Walk:
         if job is not None and job not in self.occupiers and job.attempt is not None:
             self.overload(job)
             delay = self.random.choice([0, 0.5, 1, 3])
-            self.back_at[job] = self.host.now + delay
+            if delay:
+                self.back_at[job] = self.host.now + delay
             self.scheduler.retry(job, delay)
             self.expire()
 

@@ -9,26 +9,34 @@ from functools import partial, wraps
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, assert_type, overload
 
 import anyio
+import httpx
+import httpx2
 from anyio import to_thread
 
 from anyslots import (
     FIRST_EXCEPTION,
+    Adaptive,
     BlockingExecutor,
     Executor,
     Future,
+    KeyedLanes,
     Lane,
     Rate,
     Results,
+    Retry,
     Statistics,
     amap,
     as_completed,
+    charge,
     first_result,
     from_thread,
     gather,
     lend_slot,
+    testing,
     to_pool,
     wait,
 )
+from anyslots.httpx import LimitedTransport, Overloaded
 from anyslots.instruments import Logging, OpenTelemetry, Progress, Prometheus, Timeline
 
 P = ParamSpec("P")
@@ -204,11 +212,34 @@ async def maybe(future: Future[bytes | None]) -> None:
 async def steering(executor: Executor, lane: Lane) -> None:
     for either in (executor, lane):
         assert_type(either.pause(), None)
+        assert_type(either.pause(1.5), None)
         assert_type(either.resume(), None)
         assert_type(either.paused, bool)
         assert_type(either.slots, float)
         either.slots = 3
+        either.slots = Adaptive(8, on=OSError)
         assert_type(either.priority, float)
+        either.priority = 2
+        assert_type(either.max_pending, float)
+        either.max_pending = 10
+        assert_type(either.rate, tuple[Rate, ...])
+        either.rate = Rate(5)
+        either.rate = [Rate(5), Rate(100, per=60)]
+        either.rate = None
+        assert_type(either.gate, Callable[[], Awaitable[object]] | None)
+        either.gate = admit
+        either.gate = None
+        assert_type(either.timeout, float | None)
+        either.timeout = 1.5
+        assert_type(either.queue_timeout, float | None)
+        either.queue_timeout = None
+        assert_type(either.retry, Retry | bool | None)
+        either.retry = Retry(3)
+        either.retry = False
+        assert_type(either.executor, Lane)
+        assert_type(either.parent, Lane | None)
+        assert_type(either.children, tuple[Lane, ...])
+        assert_type(either.clear("why"), None)
         assert_type(either.name, str | None)
         assert_type(either.cancel("why"), None)
         assert_type(either.close(), None)
@@ -216,6 +247,65 @@ async def steering(executor: Executor, lane: Lane) -> None:
         assert_type(either.statistics(), Statistics)
     assert_type(executor.statistics().running, int)
     await executor.shutdown(grace=1.5)
+
+
+async def admit() -> bool:
+    return True
+
+
+def is_busy(exception: Exception) -> bool | float | None:
+    return 3.5 if exception.args else None
+
+
+async def limits(executor: Executor, lane: Lane, future: Future[bytes]) -> None:
+    tokens = Rate(1e5, per=60, cost=tokens_of)
+    Rate(10, 2.5, cost=price)
+    assert_type(tokens.limit, float)
+    assert_type(charge(tokens, 12.5), None)
+    retries = [
+        Retry(),
+        Retry(3, on=(OSError, ValueError), wait=1, factor=3, most=10, jitter=False),
+        Retry(on=[TimeoutError]),
+        Retry(on=is_busy),
+        Retry(on=lambda exception: bool(exception.args)),
+    ]
+    limits = Adaptive(2, least=1, most=9, on=(OSError,), backoff=0.7)
+    Adaptive(on=is_busy)
+    Executor(limits, max_pending=3, rate=[tokens], gate=admit, retry=retries[0])
+    inner = lane.lane("inner", slots=limits, rate=tokens, gate=admit, retry=False, timeout=3)
+    assert_type(inner, Lane)
+    assert_type(future.attempts, int)
+    async with lane.slot() as held:
+        assert_type(held, Future[None])
+    async with executor.slot("prompt", more=3):
+        pass
+    hosts = executor.keyed(slots=2, rate=Rate(1))
+    assert_type(hosts["example.org"], Lane)
+    tenants = lane.keyed(options_of)
+    assert_type(tenants, KeyedLanes[int])
+    assert_type(tenants[3], Lane)
+    assert_type(tenants.get(3), Lane | None)
+    assert_type(tenants.get(3, lane), Lane)
+    assert_type(3 in tenants, bool)
+    assert_type(len(tenants), int)
+    assert_type(list(tenants), list[int])
+
+
+def tokens_of(prompt: str, *, more: int = 0) -> int:
+    return len(prompt) + more
+
+
+def price(size: int) -> float:
+    return size / 2
+
+
+def options_of(key: int) -> dict[str, Any]:
+    return {"slots": key}
+
+
+def virtual() -> None:
+    assert_type(testing.run(fetch, "x"), bytes)
+    assert_type(testing.run(add, 1, 2, backend="trio"), str)
 
 
 async def mapping(executor: Executor, lane: Lane, client: Client) -> None:
@@ -246,6 +336,18 @@ async def mapping(executor: Executor, lane: Lane, client: Client) -> None:
     assert_type(lane.map(partial(fetch, retries=2), ["x"]), Results[bytes])
     assert_type(lane.map(lambda url: fetch(url), ["x"]), Results[bytes])
 
+    assert_type(lane.map(fetch, ["x"]).items(), Results[tuple[Any, bytes]])
+    async for url, page in lane.map(fetch, ["x"]).items():
+        assert_type(page, bytes)
+        print(url)
+    async with lane.map(add, some, more).items() as items:
+        assert_type(await items, list[tuple[Any, str]])
+    either_way = executor.map(fetch, ["x"], return_exceptions=True)
+    assert_type(either_way, Results[bytes | BaseException])
+    assert_type(await either_way.items(), list[tuple[Any, bytes | BaseException]])
+    assert_type(executor.map(add, some, more, return_exceptions=True), Results[str | BaseException])
+    assert_type(executor.map(add, some, return_exceptions=False), Results[str])
+
     assert_type(lane.map(same, some), Results[int])
     assert_type(lane.map(either, some), Results[int])
     assert_type(lane.map(Box[int]().swap, some), Results[int])
@@ -259,6 +361,16 @@ async def mapping(executor: Executor, lane: Lane, client: Client) -> None:
     assert_type(await amap(add, some, more, numbers(), range(4), slots=2), list[str])
     assert_type(await amap(add, some, more, some, some, numbers(), slots=2), list[str])
     assert_type(await amap(add, some, more, some, some, some, numbers(), slots=2), list[str])
+    assert_type(
+        await amap(
+            fetch, ["x"], slots=Adaptive(on=OSError), rate=Rate(3), timeout=3, retry=Retry()
+        ),
+        list[bytes],
+    )
+    assert_type(
+        await amap(fetch, ["x"], slots=2, return_exceptions=True), list[bytes | BaseException]
+    )
+    assert_type(await amap(add, some, more, slots=2, return_exceptions=False), list[str])
 
 
 async def collecting(
@@ -313,6 +425,11 @@ def blocking() -> None:
         assert_type(executor.submit(plain, "x", 1), cf.Future[float])
         assert_type(executor.map(fetch, ["x"], timeout=3), Iterator[bytes])
         assert_type(executor.map(plain, ["x"], [1]), Iterator[float])
+        with executor.lane("lane", slots=2, retry=Retry(), gate=admit) as lane:
+            assert_type(lane.submit(fetch, "x"), cf.Future[bytes])
+            assert_type(lane.map(plain, ["x"], [1]), Iterator[float])
+            pool: cf.Executor = lane.lane(rate=Rate(3))
+            pool.shutdown()
         executor.shutdown(wait=True, cancel_futures=True)
 
 
@@ -326,3 +443,14 @@ def callbacks(future: Future[Any], count: Future[int]) -> None:
     count.add_done_callback(whatever)
     count.add_done_callback(of_an_int)
     count.remove_done_callback(of_an_int)
+
+
+def limited_clients(executor: Executor, lane: Lane) -> None:
+    def overloaded(response: httpx.Response) -> float | None:
+        return 1.5 if response.status_code == 429 else None
+
+    transport = LimitedTransport(executor, overloaded=overloaded)
+    httpx.AsyncClient(transport=transport)
+    httpx2.AsyncClient(transport=LimitedTransport(lambda request: lane))
+    LimitedTransport(lane, httpx.AsyncHTTPTransport(), overloaded=lambda response: False)
+    assert_type(Overloaded(429, None).seconds, float | None)

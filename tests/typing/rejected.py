@@ -7,13 +7,16 @@ import concurrent.futures as cf
 from api import Client, Handler, add, fetch, numbers, plain, retried_fetch, traced_fetch
 
 from anyslots import (
+    Adaptive,
     BlockingExecutor,
     Executor,
     Future,
     Lane,
     Rate,
+    Retry,
     amap,
     as_completed,
+    charge,
     first_result,
     from_thread,
     gather,
@@ -32,6 +35,16 @@ async def constructors(executor: Executor) -> None:
     Rate("10")  # type: ignore[arg-type]
     executor.lane(1)  # type: ignore[arg-type]
     executor.lane(slots="2")  # type: ignore[arg-type]
+    executor.lane(retry=3.5)  # type: ignore[arg-type]
+    executor.lane(gate=len)  # type: ignore[arg-type]
+    executor.lane(gate=fetch)  # type: ignore[arg-type]
+    Retry(3, OSError)  # type: ignore[call-arg]
+    Retry(on=OSError())  # type: ignore[arg-type]
+    Retry(on=KeyboardInterrupt)  # type: ignore[arg-type]
+    Adaptive(4)  # type: ignore[call-arg]
+    Rate(4, cost=3)  # type: ignore[arg-type]
+    Rate(4, cost=fetch)  # type: ignore[arg-type]
+    charge("tokens", 3)  # type: ignore[arg-type]
     with executor:  # type: ignore[attr-defined]
         pass
 
@@ -58,6 +71,19 @@ async def submitting(executor: Executor, lane: Lane, client: Client, handler: Ha
     await lane.enqueue(len, "x")  # type: ignore[arg-type]
     await lane.enqueue(traced_fetch, 1)  # type: ignore[arg-type]
     (await lane.enqueue(fetch, "x")).send(None)  # type: ignore[attr-defined]
+
+
+async def options(executor: Executor, lane: Lane) -> None:
+    executor.slots = "3"  # type: ignore[assignment]
+    lane.rate = 3  # type: ignore[assignment]
+    lane.gate = fetch  # type: ignore[assignment]
+    lane.retry = OSError()  # type: ignore[assignment]
+    lane.pace = 3  # type: ignore[attr-defined]
+    lane.pause("1")  # type: ignore[arg-type]
+    lane.parent = executor  # type: ignore[misc]
+    lane.keyed(3)  # type: ignore[call-overload]
+    with lane.slot():  # type: ignore[attr-defined]
+        pass
 
 
 async def futures(future: Future[bytes], name: str) -> None:
@@ -90,6 +116,8 @@ async def mapping(executor: Executor, client: Client) -> None:
     await amap(fetch, [1], slots=2)  # type: ignore[arg-type]
     await amap(add, [1], ["x"], slots=2)  # type: ignore[arg-type]
     await amap(len, ["x"], slots=2)  # type: ignore[arg-type]
+    await amap(fetch, ["x"], slots=2, retry="3")  # type: ignore[call-overload]
+    executor.map(fetch, ["x"], return_exceptions="yes")  # type: ignore[call-overload]
 
 
 async def collecting(pages: list[Future[bytes]], other: Future[int]) -> None:

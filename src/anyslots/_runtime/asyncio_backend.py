@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import math
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
 from types import coroutine
 from typing import Any
 
 import anyio
+from anyio.abc import TaskGroup
 
 from .._scheduling.job import Job
 from .backend import JobScope, Parked
 from .cancel_once import OnceScope
+
+_detached: set[asyncio.Task[None]] = set()
+"""Tasks that nothing else refers to: asyncio itself only does so weakly."""
 
 
 class AsyncioBackend:
@@ -24,6 +29,19 @@ class AsyncioBackend:
         # uvloop's clock counts whole milliseconds.
         self.clock_error = 0.001 if type(self._loop).__module__.startswith("uvloop") else 0.0
         self.post: Callable[[Callable[[], object]], object] = self._loop.call_soon_threadsafe
+
+    def start_task(
+        self, group: TaskGroup, fn: Callable[[], Coroutine[Any, Any, None]], name: str
+    ) -> None:
+        factory = self._loop.get_task_factory()
+        if factory is not None and factory is not getattr(asyncio, "eager_task_factory", None):
+            group.start_soon(fn, name=name)
+            return
+        self._loop.set_task_factory(_HelperTask.create)
+        try:
+            group.start_soon(fn, name=name)
+        finally:
+            self._loop.set_task_factory(factory)
 
     def current_task(self) -> object:
         return asyncio.current_task(self._loop)
@@ -53,6 +71,11 @@ class AsyncioBackend:
                 number = parents.get(number)
 
         return ancestors
+
+    def spawn_detached(self, fn: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        task = self._loop.create_task(fn(), name=name)
+        _detached.add(task)
+        task.add_done_callback(_detached.discard)
 
     @coroutine
     def checkpoint(self) -> Generator[Any, Any, None]:
@@ -112,6 +135,24 @@ class AsyncioBackend:
         self, functions: Iterable[Callable[..., Any]], but: Iterable[Callable[..., Any]]
     ) -> None:
         pass  # asyncio cancels the main task instead
+
+
+class _HelperTask(asyncio.Task[None]):
+    """A task that can't be cancelled before its first step.
+
+    It would never run, and see to nothing; and anyio would take that for a failure of the group.
+    """
+
+    @classmethod
+    def create(
+        cls, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any
+    ) -> asyncio.Task[None]:
+        return cls(coro, loop=loop, **options)
+
+    def cancel(self, msg: Any = None) -> bool:
+        if inspect.getcoroutinestate(self.get_coro()) == inspect.CORO_CREATED:  # type: ignore[arg-type]
+            return False
+        return super().cancel(msg)
 
 
 class _AsyncioParked:

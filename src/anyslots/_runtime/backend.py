@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any, Protocol, TypeAlias
 
+from anyio.abc import TaskGroup
+
 from .._scheduling.job import Job
 
 Wait: TypeAlias = Any
@@ -84,6 +86,11 @@ class Backend(Protocol):
     Raises `RuntimeError` once the loop is closed.
     """
 
+    def start_task(
+        self, group: TaskGroup, fn: Callable[[], Coroutine[Any, Any, None]], name: str
+    ) -> None:
+        """Start a task of the executor, which runs whatever is cancelled natively before that."""
+
     def current_task(self) -> object:
         """The task that this code runs in, if any."""
 
@@ -98,6 +105,9 @@ class Backend(Protocol):
 
         Known of the tasks of anyio's task groups, and of trio's nurseries.
         """
+
+    def spawn_detached(self, fn: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        """Start a task that belongs to the event loop alone, in a copy of the present context."""
 
     def checkpoint(self) -> Wait:
         """Let other tasks run, and notice a cancellation."""

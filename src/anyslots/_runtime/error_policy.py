@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import weakref
+from types import TracebackType
 from typing import Any, Protocol
 
 from .._scheduling.job import Job, Retrieval
@@ -101,7 +102,18 @@ class _Note:
 
 
 def log_unretrieved(name: str, exception: BaseException) -> None:
-    logger.error("exception of job %s was never retrieved", name, exc_info=exception)
+    # Not the exception itself, whose truth and whose traceback logging would ask for.
+    exc_info = (type(exception), exception, get_traceback(exception))
+    logger.error("exception of job %s was never retrieved", name, exc_info=exc_info)
+
+
+_traceback_of = BaseException.__dict__["__traceback__"].__get__
+
+
+def get_traceback(exception: BaseException) -> TracebackType | None:
+    """An exception's traceback, whatever its class makes of attributes."""
+    traceback: TracebackType | None = _traceback_of(exception)
+    return traceback
 
 
 POLICIES: dict[str, type[HoldPolicy] | type[CancelPolicy] | type[LogPolicy]] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from types import TracebackType
 from typing import Any, Generic, TypeVar, final
@@ -13,9 +13,10 @@ import anyio.lowlevel
 from .._errors import ExecutorClosed, JobCancelled
 from .._scheduling.job import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED, Failure, Job, Status
 from .._scheduling.wait_queue import Waiter
+from .error_policy import get_traceback
 from .lending import Lender, TaskWaiter
 from .retrying import judge
-from .runtime import Runtime, get_traceback
+from .runtime import Runtime
 from .submitting import Submitter
 
 F = TypeVar("F", bound=Job[None])
@@ -62,7 +63,8 @@ class Occupation(Lender, Generic[F]):
         self._make_job: Callable[[Any], F] | None = make_job
         self._kwargs = kwargs
         self._task: object = None
-        # What runs the job around it, whose slot is lent, and the loan; the job of this task before.
+        # What runs the job around it, if its slot is lent for this block, and that loan; the job of
+        # this task before.
         self._outer: Lender | None = None
         self._outer_loan: Waiter | None = None
         self._former: Job[Any] | None = None
@@ -92,6 +94,19 @@ class Occupation(Lender, Generic[F]):
         if self._waiter is None or self._was_woken:
             return False
         return not self._waiter.is_waiting()
+
+    # As a slot that another task holds than asks for it.
+
+    def spawn_holder(self, fn: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        """Start a task, which outlives the current one, to `hold` and to `release`."""
+        self.runtime.backend.spawn_detached(fn, name)
+
+    def abandon(self) -> None:
+        """Cancel what holds the slot, soon; from any thread."""
+        try:
+            self.runtime.backend.post(partial(self.cancel, None))
+        except RuntimeError:
+            pass  # the event loop is gone, and all that ran in it
 
     # As a context manager.
 

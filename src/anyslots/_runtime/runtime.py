@@ -22,7 +22,7 @@ from .._scheduling.lane_state import LaneState
 from .._scheduling.scheduler import Scheduler
 from .backend import Backend
 from .entry_queue import EntryQueue
-from .error_policy import ErrorPolicy
+from .error_policy import ErrorPolicy, get_traceback
 from .lending import Lender, TaskWaiter
 
 CANCELLED_FROM_OUTSIDE = "the executor was cancelled"
@@ -349,12 +349,3 @@ class Runtime:
         self.control.stop_dispatch()
         self.control.cancel_queued(self.root, "the event loop has ended")
         self.entries.close()
-
-
-_traceback_of = BaseException.__dict__["__traceback__"].__get__
-
-
-def get_traceback(exception: BaseException) -> TracebackType | None:
-    """An exception's traceback, whatever its class makes of attributes."""
-    traceback: TracebackType | None = _traceback_of(exception)
-    return traceback

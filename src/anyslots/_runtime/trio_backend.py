@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
+from contextvars import copy_context
 from types import coroutine
 from typing import Any
 
 import trio
+from anyio.abc import TaskGroup
 from trio import lowlevel
 
 from .._scheduling.job import Job
@@ -21,6 +23,11 @@ class TrioBackend:
         self.current_time: Callable[[], float] = lowlevel.current_clock().current_time
         token = lowlevel.current_trio_token()
         self.post: Callable[[Callable[[], object]], object] = token.run_sync_soon
+
+    def start_task(
+        self, group: TaskGroup, fn: Callable[[], Coroutine[Any, Any, None]], name: str
+    ) -> None:
+        group.start_soon(fn, name=name)
 
     def current_task(self) -> object:
         return lowlevel.current_task() if lowlevel.in_trio_task() else None
@@ -38,6 +45,9 @@ class TrioBackend:
                 task = None if task.parent_nursery is None else task.parent_nursery.parent_task
 
         return ancestors
+
+    def spawn_detached(self, fn: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        lowlevel.spawn_system_task(fn, name=name, context=copy_context())
 
     @coroutine
     def checkpoint(self) -> Generator[Any, Any, None]:

@@ -22,9 +22,10 @@ from .._scheduling.job import CANCELLED, FAILED, SUCCEEDED, Cancellation, Job, S
 from .._scheduling.wait_queue import Waiter
 from . import instrumentation
 from .backend import JobScope
+from .error_policy import get_traceback
 from .lending import Lender
 from .retrying import judge, note_attempts
-from .runtime import CANCELLED_FROM_OUTSIDE, Runtime, get_traceback
+from .runtime import CANCELLED_FROM_OUTSIDE, Runtime
 
 OWN_FILES = (__file__, instrumentation.__file__)
 """Where a traceback begins that comes out of a job."""
@@ -61,6 +62,7 @@ class Worker(Lender):
         "stepper",
         "task",
         "tasks",
+        "timeout",
         "was_asked",
     )
 
@@ -85,6 +87,8 @@ class Worker(Lender):
         self.is_closing = False
         # What the job that has just ended raised.
         self.error: Exception | None = None
+        # How long the job may run, if it's limited.
+        self.timeout = math.inf
         # The name of the job that may have left something in the task.
         self.left_by: str | None = None
         self.stepper = self._make_stepper()
@@ -249,6 +253,7 @@ class Worker(Lender):
         if timeout is not None:
             self.is_timed = True
             self.needs_care = True
+            self.timeout = timeout  # that of its lane may change
             self.scope.set_deadline(self.runtime.current_time() + timeout)
         assert job.context is not None
         return job.context if job.node.retry is None else job.context.copy()
@@ -322,6 +327,9 @@ class Worker(Lender):
             verdict = judge(job, exception, may_retry=may_retry)
             exception = verdict.exception
             if verdict.delay is not None:
+                # It may have started before there were any retries.
+                runtime.scheduler.add_attempt(job)
+                self.ends_turn = True  # many attempts without a wait would hold up other tasks
                 runtime.scheduler.retry(job, verdict.delay)
                 runtime.scheduler.retried(job, exception, verdict.delay)
                 return None
@@ -359,7 +367,7 @@ class Worker(Lender):
                 mark_retrieved(job)  # the block raises it
                 runtime.end_with(failure)
         elif self.scope.timed_out:
-            self._fail(job, TimeoutError(f"job {job.name} ran for {job.node.timeout} seconds"))
+            self._fail(job, TimeoutError(f"job {job.name} ran for {self.timeout} seconds"))
         else:
             reason = self.reason or runtime.reason
             self._settle(job, CANCELLED, reason or Cancellation.of(cancelled))

@@ -11,6 +11,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import anyio
@@ -19,6 +20,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from .._scheduling.gate import Gate
 from .._scheduling.job import Failure, Job
 from .._scheduling.lane_state import LaneState
+from .error_policy import get_traceback
 from .runtime import Runtime
 from .worker import Worker
 
@@ -120,7 +122,7 @@ class WorkerPool:
         """Start the tasks that are missing. Called in a task."""
         if self.closed:
             return
-        start = self.runtime.task_group.start_soon
+        start = partial(self.runtime.backend.start_task, self.runtime.task_group)
         name = self.runtime.root.name
         while self.idle <= len(self.runtime.scheduler.permits.jobs):
             worker = Worker(self.runtime)
@@ -217,4 +219,5 @@ class WorkerPool:
             return self.runtime.fail(job, exception)
 
         if self.runtime.control.gate_failed(lane, gate, failure) is False:
-            logger.error("gate of lane %r raised for no job", lane.name, exc_info=exception)
+            exc_info = (type(exception), exception, get_traceback(exception))
+            logger.error("gate of lane %r raised for no job", lane.name, exc_info=exc_info)

@@ -127,7 +127,8 @@ class LaneControl:
         self.scheduler.permits.revoke(node, 0)
         former = node.windows
         for window in former:
-            window.forget(self.scheduler.host.current_time())
+            if window.charges:
+                window.forget(self.scheduler.host.current_time())
         windows = tuple(inherit_window(rate, n, former) for n, rate in enumerate(rates))
         node.windows = windows
         self._apply_options(node)

@@ -249,7 +249,11 @@ class Scheduler:
         self.permits.slots.release(job.slot)
         job.status = QUEUED
         job.slot = job.holder = job.value = None
-        self.tree.back_off(job, self.host.current_time() + delay)
+        if delay:
+            self.tree.back_off(job, self.host.current_time() + delay)
+        else:
+            attempt.charges = []  # of a start that's over
+            self.tree.restore(job)
         self.tree.release(node)
 
     def cancel(self, job: Job[Any], reason: str | None) -> bool:
