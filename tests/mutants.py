@@ -120,7 +120,7 @@ MUTANTS = [
         ("RateWindow.reserve", "self.used += _", "pass"),
         ("RateWindow.release", "self.used -= _", "pass"),
         ("RateWindow.adjust", "_charge[1] = _", "pass"),
-        ("RateWindow.forget", "self.used = 0", "pass"),
+        ("RateWindow._exceeds", "abs(_) > _", "True"),
     ),
     *mutants_of(
         "_scheduling/lane_tree.py",

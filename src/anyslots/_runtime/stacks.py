@@ -67,7 +67,8 @@ def describe_job(runtime: Runtime, holder: Any) -> str:
         words.append(f"lane {job.node.name!r}")
     words.append("slot lent" if holder.loan is not None else f"slot {job.slot}")
     if job.attempt is not None and job.attempt.count:
-        seconds = runtime.current_time() - job.attempt.first_start
+        # Starts are noted a little late where the clock is coarse.
+        seconds = max(0.0, runtime.current_time() - job.attempt.first_start)
         since = f"attempt {job.attempt.count}, the first " if job.attempt.count > 1 else ""
         words.append(f"{since}started {seconds:.1f} seconds ago")
     return ", ".join(words)
@@ -150,10 +151,8 @@ def running_frames(runtime: Runtime, outermost: FrameType | None) -> list[FrameT
     assert runtime.thread is not None
     frames = []
     frame = sys._current_frames().get(runtime.thread)
-    while frame is not None:
+    while frame is not None and frame is not outermost:
         if frame.f_code.co_filename != __file__:
             frames.append(frame)
-        if frame is outermost:
-            return frames[::-1]
         frame = frame.f_back
-    return []
+    return [] if frame is None else [frame, *reversed(frames)]
