@@ -2,7 +2,8 @@
 
 Each mutant is a place in a function and what a tired colleague could have written there instead,
 told by what it does: see `mutations.change`. The tests run against a copy of the package that has
-it; a mutant that no test notices is reported, and the exit status is 1.
+it; a mutant that no test notices is reported, and the exit status is 1. It's 2 if a test fails
+without a bug.
 
 ``-- worker`` plants only those whose file name contains that word; ``-- worker --random 50`` plants
 as many small changes, chosen by ``--seed``. Some of these do no harm that a test could see: read
@@ -377,11 +378,17 @@ def killer_of(planted: Planted, *, quick: bool) -> str | None:
         (package / planted.file).write_text(planted.source, encoding="utf-8")
         if quick:
             return first_failure(folder, planted.tests, 240)
+        parallel = ["-n", "auto"]
         rest = ["-m", "not engines and not unmeasured"]
-        everywhere = ["-n", "auto"]
-        return first_failure(folder, [*everywhere, *planted.tests], 120) or first_failure(
-            folder, [*everywhere, *rest], 300
+        return first_failure(folder, [*parallel, *planted.tests], 120) or first_failure(
+            folder, [*parallel, *rest], 300
         )
+
+
+def failure_without_a_bug(chosen: list[Planted]) -> str | None:
+    """A test that fails anyhow, and would seem to notice every bug."""
+    tests = list(dict.fromkeys(test for planted in chosen for test in planted.tests))
+    return first_failure(str(PACKAGE.parent), ["-n", "auto", *tests], 900)
 
 
 def first_failure(folder: str, tests: list[str], seconds: float) -> str | None:
@@ -422,6 +429,9 @@ def main() -> int:
         chosen = list(known_ones(options.words))
     else:
         chosen = list(random_ones(options.words, options.random, options.seed))
+    if (failure := failure_without_a_bug(chosen)) is not None:
+        print(f"without any bug: {failure} fails")
+        return 2
     survivors = 0
     for planted in chosen:
         killer = killer_of(planted, quick=options.quick)

@@ -169,3 +169,12 @@ class TestInheriting:
         assert window.available_at(5, 10) == 5
         former.adjust(charge, 6, 9)
         assert window.used == 0
+
+
+def test_costs_that_add_up_to_the_limit_fit_whatever_their_order() -> None:
+    window = RateWindow(Rate(1, 10, cost=float))
+    for cost in (0.2, 0.4, 0.3):
+        window.start(window.reserve(cost), 0)
+    assert 0.2 + 0.4 + 0.3 + 0.1 > 1
+    assert window.available_at(0, 0.1) == 0
+    assert window.available_at(0, 0.11) == 10
