@@ -322,3 +322,18 @@ def test_a_lender_goes_on_in_the_slot_of_the_job_that_it_waited_for(owner) -> No
     assert tree.scheduler.succeed(inner) is None
     assert loan.served
     assert tree.scheduler.succeed(outer) is other
+
+
+@pytest.mark.parametrize("owner", ["executor", "lane"])
+def test_a_lender_goes_on_in_a_slot_that_is_added(owner) -> None:
+    tree = Tree(slots=1 if owner == "executor" else 9)
+    lane = tree.root if owner == "executor" else tree.lane(slots=1)
+    lender, other = tree.submit(lane), tree.submit(lane)
+    assert tree.claim() == [lender]
+    tree.scheduler.lend(lender)
+    assert tree.claim() == [other]
+    loan = Waiter(lender, lambda: None)
+    tree.scheduler.reacquire(loan)
+    assert not loan.served
+    tree.control.set_slots(lane, 2)
+    assert loan.served
