@@ -22,6 +22,7 @@ import anyio.to_thread
 from ._errors import ExecutorClosed
 from ._executor import Executor
 from ._handles import Lane
+from ._lane import runtime_of
 from ._scheduling.adaptive import Adaptive
 from ._scheduling.job import function_name
 from ._scheduling.rates import Rate
@@ -34,13 +35,21 @@ T = TypeVar("T")
 BACKENDS = ("asyncio", "trio")
 
 
+class _Calls:
+    """The calls of one lane that haven't ended, those in lanes inside included."""
+
+    def __init__(self) -> None:
+        self.are_closed = False
+        self.futures: set[cf.Future[Any]] = set()
+
+
 class _Lane(cf.Executor):
     """What the executor and its lanes share: `submit`, `map` and `lane`."""
 
     _loop_thread: LoopThread
     _lane: Lane
-    # The lane itself and those around it, but for the executor.
-    _path: tuple[BlockingLane, ...]
+    # Of the lane itself and those around it, but for the executor.
+    _path: tuple[_Calls, ...]
 
     @overload
     def submit(
@@ -59,13 +68,13 @@ class _Lane(cf.Executor):
         """
         if not callable(fn):
             raise TypeError(f"fn must be callable, not {fn!r}; submit(fn, *args)")
-        if any(lane._closed for lane in self._path):
+        if any(calls.are_closed for calls in self._path):
             raise ExecutorClosed("cannot submit after shutdown")
         kind, call = (ThreadFuture, fn) if is_async(fn) else (PlainFuture, _InThread(fn))
         future = self._loop_thread.put(kind(self._lane, call, args, kwargs))
-        for lane in self._path:
-            lane._futures.add(future)
-            future.add_done_callback(lane._futures.discard)
+        for calls in self._path:
+            calls.futures.add(future)
+            future.add_done_callback(calls.futures.discard)
         return future
 
     @overload  # type: ignore[override]
@@ -121,7 +130,7 @@ class _Lane(cf.Executor):
             queue_timeout=queue_timeout,
             retry=retry,
         )
-        return BlockingLane(self, lane)
+        return BlockingLane(self, self._loop_thread, self._path, lane)
 
 
 @final
@@ -216,14 +225,14 @@ class BlockingLane(_Lane):
     It keeps the executor from ending by itself.
     """
 
-    def __init__(self, parent: _Lane, lane: Lane) -> None:
-        self._loop_thread = parent._loop_thread
+    def __init__(
+        self, parent: _Lane, loop_thread: LoopThread, path: tuple[_Calls, ...], lane: Lane
+    ) -> None:
+        self._loop_thread = loop_thread
         self._lane = lane
         self._parent = parent
-        self._path = (self, *parent._path)
-        self._closed = False
-        # Of the calls that haven't ended, those in lanes inside included.
-        self._futures: set[cf.Future[Any]] = set()
+        self._calls = _Calls()
+        self._path = (self._calls, *path)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls, here and in the lanes inside; those that are there still run.
@@ -233,10 +242,10 @@ class BlockingLane(_Lane):
         """
         if wait and threading.current_thread() is self._loop_thread.thread:
             raise RuntimeError("a job in the event loop can't wait for its lane's calls")
-        self._closed = True
+        self._calls.are_closed = True
         self._loop_thread.close_lane(self._lane, cancel_futures)
         if wait:
-            cf.wait(list(self._futures))
+            cf.wait(list(self._calls.futures))
 
 
 class LoopThread:
@@ -278,7 +287,7 @@ class LoopThread:
     def put(self, future: ThreadFuture[Any]) -> ThreadFuture[Any]:
         if self._closed:
             raise ExecutorClosed("cannot submit after shutdown")
-        self.executor._runtime.entries.put(future)
+        runtime_of(self.executor).entries.put(future)
         return future
 
     def stop(self, cancel_futures: bool = False) -> None:
@@ -305,7 +314,7 @@ class LoopThread:
 
     def _post(self, call: Callable[[], object]) -> None:
         try:
-            self.executor._runtime.backend.post(call)
+            runtime_of(self.executor).backend.post(call)
         except RuntimeError:
             pass  # it has ended
 
@@ -341,7 +350,7 @@ loop_threads: weakref.WeakSet[LoopThread] = weakref.WeakSet()
 @functools.cache
 def end_with_interpreter() -> None:
     """Have all that is left finish before the interpreter exits, as the standard library does."""
-    threading._register_atexit(finish_all)  # type: ignore[attr-defined]
+    threading._register_atexit(finish_all)  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 def finish_all() -> None:

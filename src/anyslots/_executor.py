@@ -45,8 +45,8 @@ class Executor(Lane):
     future:
 
     - ``"hold"``: if it wasn't retrieved (awaited, `Future.result`, `Future.exception`) when the
-      block ends, the block raises it then, all such exceptions in one `ExceptionGroup`. If the body raised an exception of its own, that one
-      is raised, and the others are logged.
+      block ends, the block raises it then, all such exceptions in one `ExceptionGroup`. If the body
+      raised an exception of its own, that one is raised, and the others are logged.
     - ``"cancel"``: it cancels the body and all other jobs, and the block raises it in an
       `ExceptionGroup`.
     - ``"log"``: if it's never retrieved, it's logged at ERROR by the logger ``anyslots``, no later

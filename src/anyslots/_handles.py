@@ -14,12 +14,12 @@ import anyio.lowlevel
 
 from ._errors import ExecutorClosed
 from ._future import BaseFuture
-from ._lane import BaseLane, checked_options
+from ._lane import BaseLane, checked_options, node_of, runtime_of
 from ._map_method import Maps
 from ._runtime.charging import note_costs
 from ._runtime.keyed_nodes import KeyedNodes
 from ._runtime.occupancy import Occupation
-from ._runtime.runtime import Runtime, State
+from ._runtime.runtime import Runtime
 from ._runtime.submitting import Submitter
 from ._scheduling.adaptive import Adaptive
 from ._scheduling.job import QUEUED
@@ -64,9 +64,9 @@ class Future(BaseFuture[T_co]):
 class Lane(BaseLane, Maps):
     """A FIFO queue of jobs with limits of its own, inside an executor or another lane.
 
-    `Lane.lane` makes one; the executor is the root of the tree that lanes form. A job counts against
-    each lane on its way to the root. A lane that nothing refers to and that has no jobs left is
-    collected.
+    `Lane.lane` makes one; the executor is the root of the tree that lanes form. A job counts
+    against each lane on its way to the root. A lane that nothing refers to and that has no jobs
+    left is collected.
     """
 
     __slots__ = ()
@@ -101,7 +101,7 @@ class Lane(BaseLane, Maps):
         """
         node = self._node
         if get_ident() != node.thread:
-            self._check_open()
+            self._runtime.check_open(node, self)
         if not callable(fn):
             raise TypeError(f"fn must be callable, not {fn!r}; submit(fn, *args), not submit(fn())")
         job: Future[T] = Future()
@@ -310,7 +310,7 @@ class Lane(BaseLane, Maps):
         """A job to be queued, unless this raises what `submit` does."""
         node = self._node
         if get_ident() != node.thread:
-            self._check_open()
+            self._runtime.check_open(node, self)
         job: Future[Any] = Future()
         job.node = node
         job.fn = fn
@@ -330,15 +330,7 @@ class Lane(BaseLane, Maps):
             note_costs(job)
             # The functions that it has asked may have closed the lane.
             if get_ident() != node.thread:
-                self._check_open()
-
-    def _check_open(self) -> None:
-        """Say why a submission is refused; return if it isn't."""
-        self._check_thread("submit to")
-        runtime = self._runtime
-        shuts_down = runtime.state is State.SHUTTING_DOWN and not self._node.closed
-        if not (shuts_down and runtime.own_job() is not None):
-            raise ExecutorClosed(f"{self!r} takes no more jobs")
+                self._runtime.check_open(node, self)
 
 
 @final
@@ -361,7 +353,7 @@ class KeyedLanes(Mapping[K, Lane]):
 
     def __init__(self, lane: Lane, options: Callable[[K], dict[str, Any]]) -> None:
         self._lane = lane
-        self._nodes: KeyedNodes[K] = KeyedNodes(lane._runtime, lane._node, options)
+        self._nodes: KeyedNodes[K] = KeyedNodes(runtime_of(lane), node_of(lane), options)
 
     def __getitem__(self, key: K) -> Lane:
         return self._nodes.look_up(key, lane_of)

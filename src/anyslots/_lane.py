@@ -255,6 +255,16 @@ class BaseLane:
         raise TypeError(f"cannot copy or pickle {self!r}")
 
 
+def runtime_of(lane: BaseLane) -> Runtime:
+    """The runtime of a lane's executor, for the package."""
+    return lane._runtime  # noqa: SLF001
+
+
+def node_of(lane: BaseLane) -> LaneState:
+    """What the scheduler knows of a lane, for the package."""
+    return lane._node  # noqa: SLF001
+
+
 def checked_options(
     *,
     slots: object = math.inf,

@@ -13,6 +13,7 @@ import anyio.lowlevel
 
 from ._errors import ExecutorClosed, JobCancelled
 from ._future import BaseFuture
+from ._lane import node_of, runtime_of
 from ._map_inputs import AnyIterable, Inputs
 from ._runtime.lending import TaskWaiter
 from ._scheduling.job import CANCELLED, FAILED, SUCCEEDED, Job
@@ -52,8 +53,8 @@ class Results(Generic[T]):
         return_exceptions: bool,
     ) -> None:
         self._lane = lane
-        self._node = lane._node
-        self._runtime = lane._runtime
+        self._node = node_of(lane)
+        self._runtime = runtime_of(lane)
         self._fn = fn
         self._ordered = ordered
         self._buffer = buffer
@@ -266,10 +267,10 @@ class Results(Generic[T]):
     async def _start(self, *, by_task: bool) -> None:
         """Begin to take inputs: in a task, unless the consumers can do it as well."""
         if self._runtime.thread is None or not self._is_open():
-            self._lane._check_thread("submit to")
+            self._runtime.check_thread("submit to", self._lane)
             # If it's closed since it was cancelled, together with the task that asks for results.
             await anyio.lowlevel.checkpoint_if_cancelled()
-            self._lane._check_open()
+            self._runtime.check_open(self._node, self._lane)
         if self._started:
             return
         self._started = True

@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 import anyio.lowlevel
 
 from ._handles import Future, Lane
+from ._lane import runtime_of
 from ._runtime.backend import forget_backend
 from ._scheduling.job import function_name
 
@@ -47,7 +48,7 @@ class ThreadFuture(cf.Future[T], Generic[T]):
         elif self.done() or not self.stoppable:
             return self.cancelled()
         try:
-            self._lane._runtime.backend.post(self._cancel_job)
+            runtime_of(self._lane).backend.post(self.cancel_job)
         except RuntimeError:
             pass  # the event loop is closed: all is settled
         return True
@@ -93,7 +94,7 @@ class ThreadFuture(cf.Future[T], Generic[T]):
         super().cancel()
         self.set_running_or_notify_cancel()
 
-    def _cancel_job(self) -> None:
+    def cancel_job(self) -> None:
         if self._job is not None:
             self._job.cancel()
 
@@ -110,5 +111,5 @@ class _Call(Generic[T]):
         return self._fn(*args, **kwargs) if self._future.begin() else self._give_up()
 
     async def _give_up(self) -> Any:
-        self._future._cancel_job()
+        self._future.cancel_job()
         await anyio.lowlevel.checkpoint()

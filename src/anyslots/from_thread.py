@@ -9,6 +9,7 @@ from typing import ParamSpec, TypeVar
 
 from ._errors import ExecutorClosed
 from ._handles import Lane
+from ._lane import node_of, runtime_of
 from ._thread_future import ThreadFuture
 
 __all__ = ("submit",)
@@ -46,12 +47,12 @@ def submit(
         raise TypeError(f"executor must be an anyslots Executor or Lane, not {executor!r}")
     if not callable(fn):
         raise TypeError(f"fn must be callable, not {fn!r}; submit(executor, fn, *args)")
-    runtime = executor._runtime
+    runtime = runtime_of(executor)
     if runtime.thread is None:
         raise RuntimeError(f"cannot submit to {executor!r}: enter it with `async with` first")
     if runtime.thread == get_ident():
         raise RuntimeError("this is the event loop's thread: call executor.submit instead")
-    if executor._node.thread is None:
+    if node_of(executor).thread is None:
         raise ExecutorClosed("the executor or lane takes no more jobs")
     future = ThreadFuture(executor, fn, args, kwargs)
     runtime.entries.put(future)

@@ -37,7 +37,7 @@ class AsyncioBackend:
         if factory is not None and factory is not getattr(asyncio, "eager_task_factory", None):
             group.start_soon(fn, name=name)
             return
-        self._loop.set_task_factory(_HelperTask.create)
+        self._loop.set_task_factory(_HelperTask.create)  # type: ignore[arg-type]
         try:
             group.start_soon(fn, name=name)
         finally:

@@ -71,7 +71,7 @@ class OnceScope:
     def close(self) -> bool:
         if self._handle is not None:
             self._handle.cancel()
-        states = anyio_asyncio._task_states  # there's no public way to a scope that was left open
+        states = anyio_asyncio._task_states  # there's no public way to a scope that was left open  # noqa: SLF001
         is_intact = True
         while (scope := states[self._task].cancel_scope) not in (self._inner, None):
             is_intact = False
@@ -144,7 +144,7 @@ class OnceScope:
         step of the job: it's never between two calls of `suspend` and `look`. There's no public way
         to that number. `Task.cancelling` counts timeouts of the job's, too.
         """
-        return self._outer._pending_uncancellations or 0  # type: ignore[attr-defined]
+        return self._outer._pending_uncancellations or 0  # type: ignore[attr-defined]  # noqa: SLF001
 
     def look(self) -> None:
         """If a cancellation was delivered, shield the job from another one."""
@@ -173,11 +173,11 @@ class OnceScope:
 
         That scope lets its own cancellation pass then.
         """
-        scope = anyio_asyncio._task_states[self._task].cancel_scope
+        scope = anyio_asyncio._task_states[self._task].cancel_scope  # noqa: SLF001
         while scope is not None and scope is not self._inner and not scope.shield:
             if scope.cancel_called:
                 return True
-            scope = scope._parent_scope
+            scope = scope._parent_scope  # noqa: SLF001
         return False
 
     def _delivered(self) -> None:

@@ -58,11 +58,11 @@ def costs_of_queued(
 def charge(rate: Rate, amount: float) -> None:
     """Charge the start of the job that this code runs in with ``amount`` of a rate, in all.
 
-    For what is known only afterwards, such as the tokens that a response has used. ``rate``: one on
-    the way of the job, from its lane up to the executor; rates are compared by equality. ``amount``:
-    an int or float from 0; it may exceed the rate's limit. What becomes free lets others start at
-    once. In a task that a job has started it charges that job; in ``async with lane.slot()``, the
-    slot's start.
+    For what is known only afterwards, such as the tokens that a response has used. ``rate``: one
+    on the way of the job, from its lane up to the executor; rates are compared by equality.
+    ``amount``: an int or float from 0; it may exceed the rate's limit. What becomes free lets
+    others start at once. In a task that a job has started it charges that job; in ``async with
+    lane.slot()``, the slot's start.
 
     Raises `ValueError` for a rate that isn't on the job's way, `RuntimeError` outside of jobs, and
     `TypeError` or `ValueError` for other arguments.

@@ -45,9 +45,7 @@ class lend_slot:
         self._lenders = lenders
         loans: list[tuple[Lender, Waiter]] = []
         self._loans.append(loans)
-        for lender in lenders:
-            if lender.loan is None:
-                loans.append((lender, lender.lend()))
+        loans.extend((lender, lender.lend()) for lender in lenders if lender.loan is None)
 
     async def __aexit__(
         self,

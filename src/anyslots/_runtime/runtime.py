@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import anyio
 from anyio.abc import TaskGroup
 
-from .._errors import QueueTimeout
+from .._errors import ExecutorClosed, QueueTimeout
 from .._scheduling.adaptive import Adaptive
 from .._scheduling.gate import Gate
 from .._scheduling.job import RUNNING, Failure, Job
@@ -148,6 +148,13 @@ class Runtime:
                 f"cannot {doing} {what!r} from another thread than its event loop's; "
                 "to submit from there, use anyslots.from_thread.submit"
             )
+
+    def check_open(self, node: LaneState, what: object) -> None:
+        """Say why a lane takes no job from here; return if it does."""
+        self.check_thread("submit to", what)
+        shuts_down = self.state is State.SHUTTING_DOWN and not node.closed
+        if not (shuts_down and self.own_job() is not None):
+            raise ExecutorClosed(f"{what!r} takes no more jobs")
 
     def ended(self) -> None:
         """All tasks have ended."""

@@ -169,7 +169,7 @@ class WorkerPool:
         return True
 
     def _try_claim(self, worker: Worker) -> bool:
-        """Claim a job, unless it's for a worker that is letting other tasks run before it goes on."""
+        """Claim a job, unless it's for a worker that lets other tasks run before it goes on."""
         scheduler = self.runtime.scheduler
         worker.job = (
             scheduler.claim(worker) if len(scheduler.permits.jobs) > self.yielding else None

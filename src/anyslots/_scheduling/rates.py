@@ -81,7 +81,9 @@ def check_rates(value: object) -> tuple[Rate, ...]:
 def check_cost(rate: Rate, cost: Any) -> float:
     """Return what a rate's ``cost`` function has returned, if a job can cost that."""
     if isinstance(cost, bool) or not isinstance(cost, int | float):
-        raise ValueError(f"cost must return an int or float from 0 to {rate.limit}, not {cost!r}")
+        raise ValueError(  # noqa: TRY004 (the arguments of the call are right)
+            f"cost must return an int or float from 0 to {rate.limit}, not {cost!r}"
+        )
     if not 0 <= cost <= rate.limit:
         raise ValueError(f"a cost must be from 0 to the limit {rate.limit}, not {cost!r}")
     return cost

@@ -32,7 +32,7 @@ class Transaction:
 
     def __init__(self) -> None:
         self.busy = False
-        # Whether there's anything for `deliver`; whether it has called anything since that was reset.
+        # Whether there's anything for `deliver`; whether it has called anything since a reset.
         self.is_pending = self.has_delivered = False
         self.catching_up = self.delivering = False
         self.deferred: deque[Callable[[], object]] = deque()

@@ -68,7 +68,7 @@ class WaitQueue:
 
     def add(self, waiter: Waiter, ticket: float) -> None:
         waiter.ticket = ticket
-        self._push(waiter)
+        self.push(waiter)
         self.update()
 
     def remove(self, waiter: Waiter) -> None:
@@ -79,29 +79,29 @@ class WaitQueue:
         """Offer the right ticket to the parent, and so on up: counts on this path have changed."""
         queue = self
         while queue.parent is not None:
-            ticket = queue._oldest() if queue.is_open() else math.inf
+            ticket = queue.oldest() if queue.is_open() else math.inf
             if ticket != queue.ticket:
                 queue.ticket = ticket
                 if ticket < math.inf:
-                    queue.parent._push(queue)
+                    queue.parent.push(queue)
             queue = queue.parent
 
     def first(self) -> Waiter | None:
         """The waiter of the whole tree that's served next; asked of the root's queue."""
         member: Waiter | WaitQueue = self
         while isinstance(member, WaitQueue):
-            if not member.is_open() or member._oldest() == math.inf:
+            if not member.is_open() or member.oldest() == math.inf:
                 return None
             member = member.heap[0][1]
         return member
 
-    def _push(self, member: Waiter | WaitQueue) -> None:
+    def push(self, member: Waiter | WaitQueue) -> None:
         heapq.heappush(self.heap, (member.ticket, member))
         if len(self.heap) > self.compact_at:
             self.heap = sorted({entry for entry in self.heap if entry[1].ticket == entry[0]})
             self.compact_at = 2 * len(self.heap) + 32
 
-    def _oldest(self) -> float:
+    def oldest(self) -> float:
         heap = self.heap
         while heap and heap[0][1].ticket != heap[0][0]:
             heapq.heappop(heap)

@@ -12,27 +12,48 @@ from .. import Future, Lane
 from ._reading import Clock, PerLane, names_of
 
 
+class _Metrics:
+    """The metrics of all lanes."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        where: Any = {
+            "labelnames": ("executor", "lane"),
+            "namespace": "anyslots",
+            "registry": registry,
+        }
+        self.slots = Gauge("slots_limit", "Jobs that may run at once.", **where)
+        self.queued = Gauge("jobs_queued", "Jobs that wait to start.", **where)
+        self.running = Gauge("jobs_running", "Jobs that hold a slot.", **where)
+        self.wait = Histogram("job_queue_wait_seconds", "From submission to start.", **where)
+        self.run = Histogram("job_run_seconds", "From start to end.", **where)
+        self.retries = Counter("job_retries", "Failed attempts that are retried.", **where)
+        where["labelnames"] += ("outcome",)
+        self.ended = Counter("jobs", "Jobs that have ended.", **where)
+        # Then values are written to files, and those that functions return aren't.
+        self.several_processes = "PROMETHEUS_MULTIPROC_DIR" in os.environ
+
+
 class _Series:
     """The time series of one executor's lane: `labels` looks them up far slower than this does."""
 
     __slots__ = ("_gauges", "jobs", "limit", "queued", "retries", "run", "running", "slots", "wait")
 
-    def __init__(self, metrics: Prometheus, names: tuple[str, str]) -> None:
-        self.slots = metrics._slots.labels(*names)
+    def __init__(self, metrics: _Metrics, names: tuple[str, str]) -> None:
+        self.slots = metrics.slots.labels(*names)
         # What `slots` was set to last.
         self.limit = 0.0
         # Read when they are scraped, which costs a job least; or else written to gauges.
         self.queued = self.running = 0
         self._gauges: tuple[Gauge, Gauge] | None = None
-        queued, running = metrics._queued.labels(*names), metrics._running.labels(*names)
-        if metrics._several_processes:
+        queued, running = metrics.queued.labels(*names), metrics.running.labels(*names)
+        if metrics.several_processes:
             self._gauges = queued, running
         else:
             queued.set_function(lambda: self.queued)
             running.set_function(lambda: self.running)
-        self.wait = metrics._wait.labels(*names)
-        self.run = metrics._run.labels(*names)
-        self.retries = metrics._retries.labels(*names)
+        self.wait = metrics.wait.labels(*names)
+        self.run = metrics.run.labels(*names)
+        self.retries = metrics.retries.labels(*names)
         # By outcome: each is made by the first job that ends so.
         self.jobs: dict[str, Counter] = {}
 
@@ -85,21 +106,7 @@ class Prometheus:
     def __init__(
         self, *, registry: CollectorRegistry | None = None, clock: Clock = time.perf_counter
     ) -> None:
-        where: Any = {
-            "labelnames": ("executor", "lane"),
-            "namespace": "anyslots",
-            "registry": REGISTRY if registry is None else registry,
-        }
-        self._slots = Gauge("slots_limit", "Jobs that may run at once.", **where)
-        self._queued = Gauge("jobs_queued", "Jobs that wait to start.", **where)
-        self._running = Gauge("jobs_running", "Jobs that hold a slot.", **where)
-        self._wait = Histogram("job_queue_wait_seconds", "From submission to start.", **where)
-        self._run = Histogram("job_run_seconds", "From start to end.", **where)
-        self._retries = Counter("job_retries", "Failed attempts that are retried.", **where)
-        where["labelnames"] += ("outcome",)
-        self._ended = Counter("jobs", "Jobs that have ended.", **where)
-        # Then values are written to files, and those that functions return aren't.
-        self._several_processes = "PROMETHEUS_MULTIPROC_DIR" in os.environ
+        self._metrics = _Metrics(REGISTRY if registry is None else registry)
         self._clock = clock
         # Lanes of one name share their series.
         self._by_name: dict[tuple[str, str], _Series] = {}
@@ -153,11 +160,11 @@ class Prometheus:
         ended = series.jobs.get(outcome)
         if ended is None:
             names = names_of(future.lane)
-            ended = series.jobs[outcome] = self._ended.labels(*names, outcome)
+            ended = series.jobs[outcome] = self._metrics.ended.labels(*names, outcome)
         ended.inc()
 
     def _series_of(self, lane: Lane) -> _Series:
         names = names_of(lane)
         if names not in self._by_name:
-            self._by_name[names] = _Series(self, names)
+            self._by_name[names] = _Series(self._metrics, names)
         return self._by_name[names]

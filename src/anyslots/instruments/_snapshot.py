@@ -153,7 +153,7 @@ class Snapshot:
     def limits(self) -> list[Limit]:
         """The limits that changed: of executors, and of the lanes with colors of their own."""
         found: dict[tuple[int, int, str], Limit] = {}
-        for record in self._records():
+        for record in self.records():
             is_executor = record.parent is None
             color = -1 if is_executor else self.colors.get(record.key, len(PALETTE) - 1)
             if len(record.limits) > 1 and color < len(PALETTE) - 1:
@@ -166,7 +166,7 @@ class Snapshot:
                 )
         return list(found.values())
 
-    def _records(self) -> list[LaneRecord]:
+    def records(self) -> list[LaneRecord]:
         """The lanes that jobs were submitted to, those with the most first, and those around."""
         counts = Counter(job.lane for job in self.jobs)
         ordered = (record for lane, _ in counts.most_common() for record in lane.path)
@@ -237,7 +237,7 @@ class _Reasons:
         for counts in (self._waiting, self._backing_off, self._held):
             for several in counts.values():
                 several.sort()
-        for record in picture._records()[:MOST_EXPLAINED]:
+        for record in picture.records()[:MOST_EXPLAINED]:
             self._lanes.setdefault(record.executor, []).append(record)
 
     def _add(
