@@ -248,7 +248,7 @@ MUTANTS = [
         "enqueue submit",
         ("Lane.enqueue", "self._runtime.cancel_job(_, None)", "pass"),
         ("Lane.submit", "not _.may_submit(_)", "False"),
-        ("Lane._prepare", "self._check_open()", "pass"),
+        ("Lane._prepare", "self._runtime.check_open(_, _)", "pass"),
     ),
     *mutants_of(
         "_lane.py",
@@ -301,7 +301,7 @@ MUTANTS = [
         "_thread_future.py",
         "from_thread blocking",
         ("ThreadFuture._end", "self._drop()", "pass"),
-        ("ThreadFuture.cancel", "self._lane._runtime.backend.post(_)", "pass"),
+        ("ThreadFuture.cancel", "_.backend.post(_)", "pass"),
         ("_Call.__call__", "self._future.begin()", "True"),
     ),
     *mutants_of(

@@ -22,6 +22,7 @@ from typing import Any, TypeVar, TypeVarTuple
 import anyio
 
 from ._handles import Lane
+from ._lane import node_of, runtime_of
 from ._runtime import stacks
 
 __all__ = ("format_stacks", "run")
@@ -110,7 +111,7 @@ def format_stacks(executor: Lane) -> str:
     """
     if not isinstance(executor, Lane):
         raise TypeError(f"executor must be an anyslots Executor or Lane, not {executor!r}")
-    return stacks.format_stacks(executor._runtime, executor._node)
+    return stacks.format_stacks(runtime_of(executor), node_of(executor))
 
 
 def _running_event_loop() -> str | None:

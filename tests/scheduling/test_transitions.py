@@ -337,3 +337,22 @@ def test_a_lender_goes_on_in_a_slot_that_is_added(owner) -> None:
     assert not loan.served
     tree.control.set_slots(lane, 2)
     assert loan.served
+
+
+def test_a_call_of_a_gate_that_was_replaced_fails_no_job() -> None:
+    tree = Tree(gate=True)
+    job = tree.submit(tree.root)
+    ((lane, gate),) = tree.host.calls
+    assert tree.control.set_gate(lane, lambda: None) is gate
+    assert tree.control.gate_failed(lane, gate, lambda _: "failed") is False
+    assert job.status is QUEUED
+
+
+def test_a_listener_that_was_removed_leaves_another_one_alone() -> None:
+    told: list[str] = []
+    job = new_job(Tree().root)
+    job.add_listener(first := lambda _: told.append("first"))
+    job.remove_listener(lambda _: told.append("second"))
+    job.settle(SUCCEEDED, None)
+    assert told == ["first"]
+    job.remove_listener(first)

@@ -109,8 +109,9 @@ def stack_of_task(runtime: Runtime, task: object) -> list[FrameType]:
     frames: list[FrameType] = []
     for frame in frames_of(runtime, runtime.backend.task_coroutine(task)):
         frames.append(frame)
-        if frame.f_code is Worker._run_jobs.__code__:
-            return stack_of_worker(runtime, frame.f_locals["self"])
+        worker = frame.f_locals.get("self") if frame.f_code.co_name == "_run_jobs" else None
+        if isinstance(worker, Worker):
+            return stack_of_worker(runtime, worker)
     return frames
 
 
@@ -150,7 +151,7 @@ def running_frames(runtime: Runtime, outermost: FrameType | None) -> list[FrameT
     """What the event loop's thread does, from a certain frame on; nothing if that has ended."""
     assert runtime.thread is not None
     frames = []
-    frame = sys._current_frames().get(runtime.thread)
+    frame = sys._current_frames().get(runtime.thread)  # noqa: SLF001 - documented all the same
     while frame is not None and frame is not outermost:
         if frame.f_code.co_filename != __file__:
             frames.append(frame)
