@@ -11,6 +11,7 @@ from anyslots._scheduling.adaptive import Adaptive
 from anyslots._scheduling.gate import Gate
 from anyslots._scheduling.job import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED
 from anyslots._scheduling.rates import Rate
+from anyslots._scheduling.retries import Retry
 from anyslots._scheduling.scheduler import Scheduler
 from anyslots._scheduling.wait_queue import Waiter
 
@@ -356,3 +357,16 @@ def test_a_listener_that_was_removed_leaves_another_one_alone() -> None:
     job.settle(SUCCEEDED, None)
     assert told == ["first"]
     job.remove_listener(first)
+
+
+def test_retried_jobs_start_by_age_though_retries_were_set_later() -> None:
+    tree = Tree(slots=2)
+    first, second, third, fourth = (tree.submit(tree.root) for _ in range(4))
+    tree.control.set_option(tree.root, "retry", Retry())
+    assert tree.claim() == [first, second]
+    tree.scheduler.retry(second, 1)
+    tree.scheduler.retry(first, 1)
+    assert tree.claim() == [third, fourth]
+    assert tree.run(1) == []
+    assert tree.scheduler.succeed(third) is first
+    assert tree.scheduler.succeed(fourth) is second
