@@ -245,7 +245,7 @@ MUTANTS = [
     # Façades.
     *mutants_of(
         "_handles.py",
-        "enqueue submit",
+        "enqueue submit rate_costs",
         ("Lane.enqueue", "self._runtime.cancel_job(_, None)", "pass"),
         ("Lane.submit", "not _.may_submit(_)", "False"),
         ("Lane._prepare", "self._runtime.check_open(_, _)", "pass"),
