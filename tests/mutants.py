@@ -230,7 +230,7 @@ MUTANTS = [
         "_runtime/runtime.py",
         "executor errors",
         ("Runtime.abort", "self.scope.cancel()", "pass"),
-        ("Runtime.abort", "self.control.stop_dispatch()", "pass"),
+        ("Runtime.abort", "self.close(_)", "pass"),
     ),
     *mutants_of(
         "_runtime/entry_queue.py",
@@ -270,7 +270,7 @@ MUTANTS = [
     ),
     *mutants_of(
         "_executor.py",
-        "executor errors from_thread native_cancellation",
+        "executor errors from_thread native_cancellation pauses",
         ("Executor._wait_for_jobs", "_.control.begin_shutdown()", "pass"),
         ("Executor._redeliver_cancel", "_.redeliver_cancel()", "pass"),
         ("Executor._outcome", "log_unretrieved(_, _)", "pass"),

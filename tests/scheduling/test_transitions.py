@@ -9,7 +9,7 @@ from trees import Tree, new_job
 
 from anyslots._scheduling.adaptive import Adaptive
 from anyslots._scheduling.gate import Gate
-from anyslots._scheduling.job import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED
+from anyslots._scheduling.job import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED, Cancellation
 from anyslots._scheduling.rates import Rate
 from anyslots._scheduling.retries import Retry
 from anyslots._scheduling.scheduler import Scheduler
@@ -370,3 +370,12 @@ def test_retried_jobs_start_by_age_though_retries_were_set_later() -> None:
     assert tree.run(1) == []
     assert tree.scheduler.succeed(third) is first
     assert tree.scheduler.succeed(fourth) is second
+
+
+def test_a_cancellation_says_why_from_inside_of_groups() -> None:
+    cause = ValueError()
+    cancelled = BaseException("why")
+    cancelled.__cause__ = cause
+    group = BaseExceptionGroup("outer", [BaseExceptionGroup("inner", [cancelled])])
+    found = Cancellation.of(group)
+    assert (found.message, found.cause) == ("why", cause)
