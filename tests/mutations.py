@@ -1,11 +1,12 @@
-"""Every small change that might be made to a module: what `mutants.py` plants at random."""
+"""Changes of a module's source: a given one to a function, or every small one that there is."""
 
 from __future__ import annotations
 
 import ast
+import textwrap
 from collections.abc import Iterator
 from copy import copy
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 SWAPPED: dict[type[ast.AST], type[ast.AST]] = {
     ast.Lt: ast.LtE,
@@ -34,29 +35,118 @@ class Mutation(NamedTuple):
     """The whole module, with the change."""
 
 
-def mutations(source: str) -> list[Mutation]:
-    """In the order of the source; some change nothing that anybody could notice."""
-    lines = source.splitlines(keepends=True)
-    starts = [0]
-    for line in lines:
-        starts.append(starts[-1] + len(line.encode()))
-    text = source.encode()
+class Edit:
+    """Replaces parts of a source text, which are given as nodes of its tree."""
+
+    def __init__(self, source: str) -> None:
+        self.text = source.encode()
+        self.starts = [0]
+        for line in source.splitlines(keepends=True):
+            self.starts.append(self.starts[-1] + len(line.encode()))
+
+    def span(self, node: ast.stmt | ast.expr) -> tuple[int, int]:
+        begin = self.starts[node.lineno - 1] + node.col_offset
+        return begin, self.starts[node.end_lineno - 1] + node.end_col_offset
+
+    def replaced(self, node: ast.stmt | ast.expr, other: ast.stmt | ast.expr) -> Mutation:
+        begin, end = self.span(node)
+        wrong = ast.unparse(other)
+        if isinstance(other, ast.expr):
+            wrong = f"({wrong})"
+        else:
+            wrong = textwrap.indent(wrong, " " * node.col_offset).lstrip()
+        mutated = (self.text[:begin] + wrong.encode() + self.text[end:]).decode()
+        return Mutation(node.lineno, self.text[begin:end].decode(), wrong, mutated)
+
+
+# Given changes. In a pattern, a name that begins with an underscore stands for any expression, the
+# same one wherever it's named again (`_` for a different one each time); `...` for any body.
+
+
+def change(source: str, function: str, right: str, wrong: str) -> Mutation:
+    """The one place in a function, given by its qualified name, that matches a pattern, changed.
+
+    Neither the layout nor the names of locals count. Raises `LookupError` unless it's one place.
+    """
+    pattern = parse(right)
+    scope = find_function(ast.parse(source), function)
     found = []
-    for node in code_of(ast.parse(source)):
-        begin = starts[node.lineno - 1] + node.col_offset
-        end = starts[node.end_lineno - 1] + node.end_col_offset
-        right = text[begin:end].decode()
-        for variant in variants(node):
-            wrong = ast.unparse(variant)
-            if isinstance(variant, ast.expr):
-                wrong = f"({wrong})"
-            mutated = (text[:begin] + wrong.encode() + text[end:]).decode()
-            found.append(Mutation(node.lineno, right, wrong, mutated))
-    return found
+    for node in ast.walk(scope):
+        names: dict[str, ast.AST] = {}
+        if isinstance(node, ast.stmt | ast.expr) and matches(pattern, node, names):
+            found.append((node, names))
+    if len(found) != 1:
+        raise LookupError(f"{function} has {len(found)} places like: {right}")
+    ((node, names),) = found
+    return Edit(source).replaced(node, Filled(names).visit(parse(wrong)))
+
+
+def parse(code: str) -> ast.stmt | ast.expr:
+    (statement,) = ast.parse(code).body
+    is_expression = isinstance(statement, ast.Expr) and not isinstance(statement.value, ast.Await)
+    return statement.value if is_expression else statement
+
+
+def find_function(tree: ast.AST, qualified_name: str) -> ast.AST:
+    for name in qualified_name.split("."):
+        inner = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+        found = [each for each in tree.body if isinstance(each, inner) and each.name == name]
+        if not found:
+            raise LookupError(f"there's no {qualified_name}")
+        tree = found[-1]  # behind its overloads
+    return tree
+
+
+def matches(pattern: Any, node: Any, names: dict[str, ast.AST]) -> bool:
+    if isinstance(pattern, ast.Name) and pattern.id.startswith("_"):
+        if not isinstance(node, ast.expr):
+            return False
+        known = node if pattern.id == "_" else names.setdefault(pattern.id, node)
+        return ast.unparse(known) == ast.unparse(node)
+    if isinstance(pattern, list):
+        if len(pattern) == 1 and is_ellipsis(pattern[0]):
+            return True
+        return len(pattern) == len(node) and all(
+            matches(*pair, names) for pair in zip(pattern, node, strict=True)
+        )
+    if not isinstance(pattern, ast.AST):
+        return pattern == node
+    return type(pattern) is type(node) and all(
+        matches(getattr(pattern, field, None), getattr(node, field, None), names)
+        for field in pattern._fields
+        if field not in ("ctx", "type_comment", "kind")
+    )
+
+
+def is_ellipsis(node: object) -> bool:
+    return isinstance(node, ast.Expr) and ast.unparse(node) == "..."
+
+
+class Filled(ast.NodeTransformer):
+    """Puts in for the names of a pattern what they stood for."""
+
+    def __init__(self, names: dict[str, ast.AST]) -> None:
+        self.names = names
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        return self.names.get(node.id, node)
+
+
+# All small changes.
+
+
+def mutations(source: str) -> list[Mutation]:
+    """In the order of the source; some make no difference that a test could see."""
+    edit = Edit(source)
+    return [
+        edit.replaced(node, variant)
+        for node in code_of(ast.parse(source))
+        for variant in variants(node)
+    ]
 
 
 def code_of(tree: ast.AST) -> Iterator[ast.stmt | ast.expr]:
-    """The nodes inside functions, but for what's only said: types, messages, assertions."""
+    """The nodes inside functions, but for types, messages and assertions."""
     for function in ast.walk(tree):
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
             overloads = any(ast.unparse(each) == "overload" for each in function.decorator_list)

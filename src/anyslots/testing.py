@@ -1,7 +1,7 @@
-"""Virtual time for tests: hours pass at once, and times come out exact.
+"""Virtual time for tests, and the stacks of jobs that are stuck.
 
-Only `run` is public. What it does for asyncio and for trio lives here, too; uvloop's clock can't be
-replaced.
+`run` has hours pass at once, and times come out exact. What it does for asyncio and for trio lives
+here, too; uvloop's clock can't be replaced. `format_stacks` says where jobs are, in any program.
 """
 
 from __future__ import annotations
@@ -21,7 +21,11 @@ from typing import Any, TypeVar, TypeVarTuple
 
 import anyio
 
-__all__ = ("run",)
+from ._handles import Lane
+from ._lane import node_of, runtime_of
+from ._runtime import stacks
+
+__all__ = ("format_stacks", "run")
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -85,6 +89,29 @@ def run(async_fn: Callable[[*Ts], Awaitable[T]], /, *args: *Ts, backend: str = "
         return anyio.run(main, backend=backend, backend_options=options)
 
     return _own_context().run(start)
+
+
+def format_stacks(executor: Lane) -> str:
+    """Tell where each running job of an executor or a lane is, and how many jobs are queued.
+
+    For each job: its name, lane and slot, or that it has lent its slot; how long ago it started,
+    where that's known, as in lanes with a rate or with retries; and the whole stack of what it
+    awaits, the outermost call first, in the format of tracebacks. A slot that a task occupies by
+    `Lane.slot` is told with the stack of that task. Queued jobs are counted by lane, with what
+    holds up the lane: a pause, a rate or a gate.
+
+    Works in any thread, also while a job that doesn't await blocks the event loop; from another
+    thread, the jobs may have gone on while it reads. Changes nothing, and needs no preparation.
+    Before the executor is entered, and after its end, there are no jobs. Raises `TypeError` for
+    anything but an executor or a lane.
+
+    ::
+
+        signal.signal(signal.SIGUSR1, lambda *_: print(format_stacks(executor), file=sys.stderr))
+    """
+    if not isinstance(executor, Lane):
+        raise TypeError(f"executor must be an anyslots Executor or Lane, not {executor!r}")
+    return stacks.format_stacks(runtime_of(executor), node_of(executor))
 
 
 def _running_event_loop() -> str | None:

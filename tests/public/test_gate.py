@@ -329,7 +329,7 @@ def test_a_gate_set_at_run_time_holds_what_is_queued(backend) -> None:
         async with Executor(1) as executor:
             executor.submit(starts, "running", 2)
             executor.submit(starts, "queued")
-            await checkpoint()
+            await anyio.wait_all_tasks_blocked()
             executor.gate = Gate(5)
         return starts
 

@@ -807,3 +807,24 @@ async def test_what_a_cancelled_block_raises_besides_goes_on() -> None:
         assert [type(each) for each in caught.value.exceptions] == [Boom]
         assert future.exception() is caught.value
         await all_slots_work(executor)
+
+
+@pytest.mark.anyio
+async def test_a_job_whose_wait_for_a_slot_is_cancelled_has_its_own_back() -> None:
+    async def job() -> tuple[int, int]:
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            async with lane.slot():
+                raise AssertionError
+        with anyio.move_on_after(0.01):
+            async with lane.slot():
+                raise AssertionError
+        counts = executor.statistics()
+        return counts.running, counts.lent
+
+    async with Executor(2) as executor:
+        lane = executor.lane(slots=1)
+        lane.submit(anyio.sleep_forever)
+        future = executor.submit(job)
+        assert await future == (2, 0)
+        executor.cancel()

@@ -639,3 +639,30 @@ def test_random_programs_neither_stall_nor_exceed_the_limit(
 ) -> None:
     """All programs end, in a time that's bounded; at most ``slots`` jobs run, hasty ones aside."""
     run_in_virtual_time(backend, Trial(backend, slots).main, some, cancels)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("by", ["a job", "the body"])
+@pytest.mark.parametrize("how", ["await", "wait", "gather"])
+async def test_waits_that_were_cancelled_leave_nothing_with_the_job(how: str, by: str) -> None:
+    async def wait_for(future: Future[None]) -> None:
+        if how == "await":
+            await future
+        elif how == "wait":
+            await future.wait()
+        else:
+            await gather(future)
+
+    async def cancelled_waits() -> None:
+        for _ in range(3):
+            with anyio.move_on_after(0.001):
+                await wait_for(never)
+
+    async with Executor(2) as executor:
+        never = executor.submit(anyio.sleep_forever)
+        if by == "a job":
+            await executor.submit(cancelled_waits)
+        else:
+            await cancelled_waits()
+        assert not never.listeners
+        executor.cancel()

@@ -17,7 +17,8 @@ STEPS = st.tuples(
 
 
 @given(
-    st.lists(st.sampled_from([0, 1, 2, 3]), min_size=4, max_size=4), st.lists(STEPS, max_size=60)
+    st.lists(st.sampled_from([0, 1, 2, 3]), min_size=4, max_size=4),
+    st.lists(STEPS, min_size=20, max_size=60),
 )
 def test_putters_are_admitted_in_order_while_there_is_capacity(bounds, steps) -> None:
     tree = Tree(max_pending=bounds[0])

@@ -19,7 +19,7 @@ def queued(number: int) -> Job:
     return job
 
 
-@given(st.lists(STEPS, max_size=300))
+@given(st.lists(STEPS, min_size=40, max_size=120))
 def test_jobs_start_by_age(steps) -> None:
     queue = JobQueue()
     naive: list[Job] = []
@@ -52,3 +52,14 @@ def test_jobs_start_by_age(steps) -> None:
         assert bool(queue.jobs or queue.retried) == bool(naive)
         entries = [*queue.jobs, *(job for _, job in queue.retried)]
         assert queue.dead == sum(job.status == CANCELLED for job in entries) <= len(naive) + 32
+
+
+def test_jobs_cancelled_behind_the_head_do_not_pile_up() -> None:
+    queue = JobQueue()
+    jobs = [queued(number) for number in range(1000)]
+    queue.jobs.extend(jobs)
+    for job in jobs[1:]:
+        job.status = CANCELLED
+        queue.discard()
+    assert len(queue) == 1
+    assert len(queue.jobs) <= 34

@@ -15,7 +15,7 @@ STEPS = st.tuples(
 )
 
 
-@given(st.lists(STEPS, max_size=80))
+@given(st.lists(STEPS, min_size=30, max_size=80))
 def test_lenders_go_on_in_order_where_there_is_a_slot(steps) -> None:
     lanes = [new_lane(slots=2)]
     for n in (1, 2, 3):

@@ -54,7 +54,7 @@ def test_starts_fit_exactly(amounts, data) -> None:
     window, exact = RateWindow(Rate(limit, 1, cost=cost)), Exact(limit, 1)
     pairs: list[tuple[list, list]] = []
     now = 0.0
-    for what, seconds, at in data.draw(st.lists(STEPS, max_size=80)):
+    for what, seconds, at in data.draw(st.lists(STEPS, min_size=30, max_size=80)):
         now += seconds
         if what == "adjust" and pairs:
             charge, start = pairs[at % len(pairs)]
@@ -169,3 +169,12 @@ class TestInheriting:
         assert window.available_at(5, 10) == 5
         former.adjust(charge, 6, 9)
         assert window.used == 0
+
+
+def test_costs_that_add_up_to_the_limit_fit_whatever_their_order() -> None:
+    window = RateWindow(Rate(1, 10, cost=float))
+    for cost in (0.2, 0.4, 0.3):
+        window.start(window.reserve(cost), 0)
+    assert 0.2 + 0.4 + 0.3 + 0.1 > 1
+    assert window.available_at(0, 0.1) == 0
+    assert window.available_at(0, 0.11) == 10

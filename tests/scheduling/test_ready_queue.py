@@ -23,7 +23,7 @@ def ring(queue: ReadyQueue, priority: float) -> list[Member]:
 def test_equal_priorities_take_turns(priorities, data) -> None:
     queue, members = ReadyQueue(), [Member(p) for p in priorities]
     naive: list[Member] = []
-    for step in data.draw(st.lists(st.integers(0, len(members)), max_size=60)):
+    for step in data.draw(st.lists(st.integers(0, len(members)), min_size=20, max_size=60)):
         if step == len(members):
             if naive:
                 first = next(m for m in naive if m.priority == max(m.priority for m in naive))

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from anyslots._scheduling.slots import Slots
 
 
-@given(st.lists(st.none() | st.integers(0, 20), max_size=80))
+@given(st.lists(st.none() | st.integers(0, 20), min_size=30, max_size=80))
 def test_the_lowest_free_number_is_acquired(steps) -> None:
     slots, held = Slots(), set()
     for step in steps:

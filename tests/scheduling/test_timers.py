@@ -11,7 +11,7 @@ DEADLINES = st.sampled_from([1, 2, 2, 3, 5, 8, math.inf])
 STEPS = st.tuples(st.integers(0, 5), DEADLINES) | st.integers(0, 8)
 
 
-@given(st.lists(STEPS, max_size=200))
+@given(st.lists(STEPS, min_size=60, max_size=200))
 def test_the_earliest_deadline_comes_next(steps) -> None:
     timers: Timers[int] = Timers()
     naive: dict[int, float] = {}

@@ -9,8 +9,10 @@ from trees import Tree, new_job
 
 from anyslots._scheduling.adaptive import Adaptive
 from anyslots._scheduling.gate import Gate
-from anyslots._scheduling.job import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED
+from anyslots._scheduling.job import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED, Cancellation
 from anyslots._scheduling.rates import Rate
+from anyslots._scheduling.retries import Retry
+from anyslots._scheduling.scheduler import Scheduler
 from anyslots._scheduling.wait_queue import Waiter
 
 
@@ -286,3 +288,94 @@ def test_adaptive_slots_hear_of_successes_and_overloads() -> None:
     assert lane.slots == 2, "this attempt was no overload"
     tree.control.set_slots(lane, 5)
     assert (lane.slots, lane.adaptive) == (5, None)
+
+
+def test_a_plain_job_hands_its_slot_over_in_few_steps(monkeypatch) -> None:
+    tree = Tree(slots=1)
+    first, second = tree.submit(tree.root), tree.submit(tree.root)
+    assert tree.claim() == [first]
+    monkeypatch.setattr(Scheduler, "finish", None)
+    assert tree.scheduler.succeed(first) is second
+
+
+@pytest.mark.parametrize("owner", ["executor", "lane"])
+def test_a_slot_passes_over_jobs_that_were_cancelled(owner) -> None:
+    tree = Tree(slots=1)
+    lane = tree.root if owner == "executor" else tree.lane()
+    jobs = [tree.submit(lane) for _ in range(4)]
+    assert tree.claim() == jobs[:1]
+    tree.scheduler.cancel(jobs[2], None)
+    assert tree.scheduler.succeed(jobs[0]) is jobs[1]
+    assert tree.scheduler.succeed(jobs[1]) is jobs[3]
+    assert tree.scheduler.succeed(jobs[3]) is None
+
+
+@pytest.mark.parametrize("owner", ["executor", "lane"])
+def test_a_lender_goes_on_in_the_slot_of_the_job_that_it_waited_for(owner) -> None:
+    tree = Tree(slots=1)
+    lane = tree.root if owner == "executor" else tree.lane()
+    outer, inner, other = (tree.submit(lane) for _ in range(3))
+    assert tree.claim() == [outer]
+    tree.scheduler.lend(outer)
+    assert tree.claim() == [inner]
+    loan = Waiter(outer, lambda: None)
+    inner.add_listener(lambda _: tree.scheduler.reacquire(loan))
+    assert tree.scheduler.succeed(inner) is None
+    assert loan.served
+    assert tree.scheduler.succeed(outer) is other
+
+
+@pytest.mark.parametrize("owner", ["executor", "lane"])
+def test_a_lender_goes_on_in_a_slot_that_is_added(owner) -> None:
+    tree = Tree(slots=1 if owner == "executor" else 9)
+    lane = tree.root if owner == "executor" else tree.lane(slots=1)
+    lender, other = tree.submit(lane), tree.submit(lane)
+    assert tree.claim() == [lender]
+    tree.scheduler.lend(lender)
+    assert tree.claim() == [other]
+    loan = Waiter(lender, lambda: None)
+    tree.scheduler.reacquire(loan)
+    assert not loan.served
+    tree.control.set_slots(lane, 2)
+    assert loan.served
+
+
+def test_a_call_of_a_gate_that_was_replaced_fails_no_job() -> None:
+    tree = Tree(gate=True)
+    job = tree.submit(tree.root)
+    ((lane, gate),) = tree.host.calls
+    assert tree.control.set_gate(lane, lambda: None) is gate
+    assert tree.control.gate_failed(lane, gate, lambda _: "failed") is False
+    assert job.status is QUEUED
+
+
+def test_a_listener_that_was_removed_leaves_another_one_alone() -> None:
+    told: list[str] = []
+    job = new_job(Tree().root)
+    job.add_listener(first := lambda _: told.append("first"))
+    job.remove_listener(lambda _: told.append("second"))
+    job.settle(SUCCEEDED, None)
+    assert told == ["first"]
+    job.remove_listener(first)
+
+
+def test_retried_jobs_start_by_age_though_retries_were_set_later() -> None:
+    tree = Tree(slots=2)
+    first, second, third, fourth = (tree.submit(tree.root) for _ in range(4))
+    tree.control.set_option(tree.root, "retry", Retry())
+    assert tree.claim() == [first, second]
+    tree.scheduler.retry(second, 1)
+    tree.scheduler.retry(first, 1)
+    assert tree.claim() == [third, fourth]
+    assert tree.run(1) == []
+    assert tree.scheduler.succeed(third) is first
+    assert tree.scheduler.succeed(fourth) is second
+
+
+def test_a_cancellation_says_why_from_inside_of_groups() -> None:
+    cause = ValueError()
+    cancelled = BaseException("why")
+    cancelled.__cause__ = cause
+    group = BaseExceptionGroup("outer", [BaseExceptionGroup("inner", [cancelled])])
+    found = Cancellation.of(group)
+    assert (found.message, found.cause) == ("why", cause)

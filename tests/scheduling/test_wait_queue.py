@@ -26,7 +26,7 @@ def is_open(queue: Putters | None) -> bool:
     return queue is None or (queue.lane.pending == 0 and is_open(queue.parent))
 
 
-@given(st.lists(STEPS, max_size=120))
+@given(st.lists(STEPS, min_size=40, max_size=120))
 def test_the_longest_waiting_that_may_go_on_is_first(steps) -> None:
     queues = new_queues()
     waiting: list[tuple[Waiter, Putters]] = []

@@ -306,6 +306,7 @@ def options_of(key: int) -> dict[str, Any]:
 def virtual() -> None:
     assert_type(testing.run(fetch, "x"), bytes)
     assert_type(testing.run(add, 1, 2, backend="trio"), str)
+    assert_type(testing.format_stacks(Executor(1)), str)
 
 
 async def mapping(executor: Executor, lane: Lane, client: Client) -> None:

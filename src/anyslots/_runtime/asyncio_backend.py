@@ -46,6 +46,9 @@ class AsyncioBackend:
     def current_task(self) -> object:
         return asyncio.current_task(self._loop)
 
+    def task_coroutine(self, task: Any) -> object:
+        return task.get_coro() if isinstance(task, asyncio.Task) else None
+
     def is_running(self) -> bool:
         return self._loop.is_running()
 

@@ -32,6 +32,9 @@ class TrioBackend:
     def current_task(self) -> object:
         return lowlevel.current_task() if lowlevel.in_trio_task() else None
 
+    def task_coroutine(self, task: Any) -> object:
+        return getattr(task, "coro", None)
+
     def is_running(self) -> bool:
         return True
 
