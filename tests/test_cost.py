@@ -17,8 +17,8 @@ from anyslots import Executor
 pytestmark = [pytest.mark.anyio, pytest.mark.unmeasured]
 
 JOBS = 1000
-# Instruments add none where there are none; the same on every backend.
-CALLS_PER_JOB = 10
+# Instruments add none where there are none.
+CALLS_PER_JOB = {"asyncio": 6, "uvloop": 6, "trio": 8}
 PACKAGE = str(Path(anyslots.__file__).parent)
 
 
@@ -50,14 +50,14 @@ async def calls_of(jobs: int, **options: Any) -> int:
     return calls.count
 
 
-async def test_a_plain_job_takes_so_many_calls(anyio_backend) -> None:
+async def test_a_plain_job_takes_so_many_calls(loop_name: str) -> None:
     """Nothing comes onto the plain job's path unnoticed: it's as long as it was."""
     calls = await calls_of(2 * JOBS) - await calls_of(JOBS)
     # On trio, which of the workers goes first is chance, and may cost a call or two in all.
-    assert round(calls / JOBS, 1) == CALLS_PER_JOB
+    assert round(calls / JOBS, 1) <= CALLS_PER_JOB[loop_name]
 
 
-async def test_a_queued_job_takes_400_bytes(anyio_backend) -> None:
+async def test_a_queued_job_takes_200_bytes(anyio_backend) -> None:
     """A plain job that waits takes its future, its place in the queue, and a context."""
     async with Executor(1) as executor:
         executor.submit(anyio.sleep, 0)
@@ -69,4 +69,4 @@ async def test_a_queued_job_takes_400_bytes(anyio_backend) -> None:
             taken = tracemalloc.get_traced_memory()[0] - before
         finally:
             tracemalloc.stop()
-    assert taken <= 400 * JOBS
+    assert taken <= 200 * JOBS

@@ -379,3 +379,13 @@ def test_a_cancellation_says_why_from_inside_of_groups() -> None:
     group = BaseExceptionGroup("outer", [BaseExceptionGroup("inner", [cancelled])])
     found = Cancellation.of(group)
     assert (found.message, found.cause) == ("why", cause)
+
+
+def test_a_job_made_before_retries_were_set_starts_as_a_first_attempt() -> None:
+    tree = Tree()
+    job = new_job(tree.root)
+    tree.control.set_option(tree.root, "retry", Retry())
+    tree.scheduler.submit(job)
+    assert tree.claim() == [job]
+    assert job.attempt is not None
+    assert job.attempt.count == 1

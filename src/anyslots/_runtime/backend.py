@@ -48,13 +48,11 @@ class JobScope(Protocol):
     def close(self) -> bool:
         """Leave it; False if a job had left a scope open inside, which is closed now."""
 
-    def is_clean(self) -> bool:
-        """Whether a job that has just ended has left nothing in the task that can harm others."""
-
     def watched(self) -> tuple[object, Callable[[], int]]:
-        """What `is_clean` looks at, for the path of every job, which saves itself that call.
+        """What tells whether a job that has just ended has left the task as it was.
 
-        An object that has as many references as before, and a function that returns 0.
+        An object that has as many references as before, since whatever could cancel the task later
+        refers to it; and a function that returns 0. For the path of every job.
         """
 
     def is_referred_to(self) -> bool:

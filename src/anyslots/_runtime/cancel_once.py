@@ -29,7 +29,6 @@ class OnceScope:
 
     __slots__ = (
         "_armed",
-        "_cancelling",
         "_deadline",
         "_deliveries",
         "_handle",
@@ -38,7 +37,6 @@ class OnceScope:
         "_loop",
         "_outer",
         "_outside_references",
-        "_references",
         "_task",
         "is_pending",
         "is_spent",
@@ -51,27 +49,24 @@ class OnceScope:
         self._outer = anyio.CancelScope()
         self._inner = anyio.CancelScope()
         self.is_spent = self.is_pending = self.timed_out = False
-        # How often the task was cancelled before the job.
-        self._cancelling = 0
         # How often the outer scope had cancelled it, before a cancellation that's under way; and
         # in how many turns more to look whether that has come.
         self._deliveries = self._looks = 0
         # When the job's time is up, and what wakes this scope then, or before that.
         self._deadline = self._armed = math.inf
         self._handle: asyncio.TimerHandle | None = None
-        # What refers to the task while no job has left anything in it: outside the scopes, inside.
-        self._outside_references = self._references = 0
+        # How much refers to the task outside of the scopes.
+        self._outside_references = 0
 
     def open(self) -> None:
         self._outside_references = sys.getrefcount(self._task)
         self._outer.__enter__()
         self._inner.__enter__()
-        self._references = sys.getrefcount(self._task)
 
     def close(self) -> bool:
         if self._handle is not None:
             self._handle.cancel()
-        states = anyio_asyncio._task_states  # there's no public way to a scope that was left open  # noqa: SLF001
+        states = anyio_asyncio._task_states  # noqa: SLF001
         is_intact = True
         while (scope := states[self._task].cancel_scope) not in (self._inner, None):
             is_intact = False
@@ -85,13 +80,6 @@ class OnceScope:
         self._outer.shield = True
         self._outer.__exit__(None, None, None)
         return is_intact
-
-    def is_clean(self) -> bool:
-        # Whatever could cancel the task later, in the midst of another job, refers to it.
-        return (
-            sys.getrefcount(self._task) == self._references
-            and self._task.cancelling() == self._cancelling
-        )
 
     def watched(self) -> tuple[object, Callable[[], int]]:
         return self._task, self._task.cancelling

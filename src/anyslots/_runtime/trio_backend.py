@@ -159,7 +159,8 @@ class _TrioScope:
 
     def open(self) -> None:
         self._scope.__enter__()
-        self._status = self._task._cancel_status  # there's no public way to what a job leaves open  # noqa: SLF001
+        # There's no public way to what a job leaves open.
+        self._status = self._task._cancel_status  # noqa: SLF001
 
     def close(self) -> bool:
         for nursery in self._task.child_nurseries:
@@ -173,9 +174,6 @@ class _TrioScope:
             # A task that ends with a nursery open would raise.
             self._task._child_nurseries.clear()  # noqa: SLF001
         return True
-
-    def is_clean(self) -> bool:
-        return self._task._cancel_status is self._status  # noqa: SLF001
 
     def watched(self) -> tuple[object, Callable[[], int]]:
         task, status = self._task, self._status

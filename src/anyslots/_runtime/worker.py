@@ -225,14 +225,16 @@ class Worker(Lender):
                             value = send(value)
                 runtime.stepped = None
                 if self.needs_care or getrefcount(watched) != references or is_disturbed():
-                    job = self._end_turn(job) if self.ends_turn else self._end(job)
+                    is_clean = getrefcount(watched) == references and not is_disturbed()
+                    job = (self._end_turn if self.ends_turn else self._end)(job, is_clean)
                 else:
                     job = succeed(job)
                 if transaction.has_delivered:
                     transaction.has_delivered = False
                     yield from self._uncancel()
         except BaseException as exc:
-            assert job is not None
+            if job is None:
+                raise
             self._end_interrupted(job, exc)
             if self.is_closing:
                 raise
@@ -286,7 +288,7 @@ class Worker(Lender):
 
     # Ends of jobs.
 
-    def _end(self, job: Job[Any]) -> Job[Any] | None:
+    def _end(self, job: Job[Any], is_clean: bool) -> Job[Any] | None:
         """End a job that has returned or raised, where there's more to see to than its value."""
         self.needs_care = False
         if self.is_timed:
@@ -295,7 +297,7 @@ class Worker(Lender):
             self.is_detained = self.is_detained or self.scope.is_spent
         if self.loan is not None:
             self.resume()  # it has left something open that lends
-        if not self.is_detained and not self.scope.is_clean():
+        if not (self.is_detained or is_clean):
             self.is_detained = True
             self.left_by = job.name
         error, self.error = self.error, None
@@ -303,7 +305,7 @@ class Worker(Lender):
             return self._fail(job, error)
         return self._settle(job, SUCCEEDED, job.value)
 
-    def _end_turn(self, job: Job[Any]) -> Job[Any] | None:
+    def _end_turn(self, job: Job[Any], is_clean: bool) -> Job[Any] | None:
         """End a job, and let other tasks run before the next one is claimed.
 
         Not after that: another worker might begin a later job before.
@@ -311,7 +313,7 @@ class Worker(Lender):
         pool = self.runtime.pool
         pool.searching += 1  # no other worker needs to be notified
         try:
-            return self._end(job)
+            return self._end(job, is_clean)
         finally:
             pool.searching -= 1
 
