@@ -537,3 +537,14 @@ def test_the_thread_inherits_no_context() -> None:
 
     assert contextvars.copy_context().run(use) == 1
     assert seen == ["unset"]
+
+
+def test_lanes_that_were_dropped_are_forgotten(pool: BlockingExecutor) -> None:
+    def lanes() -> int:
+        gc.collect()
+        return sum(type(thing).__name__ == "LaneState" for thing in gc.get_objects())
+
+    before = lanes()
+    for number in range(300):
+        assert pool.lane(slots=1).submit(give, number).result(20) == number
+    assert lanes() < before + 20

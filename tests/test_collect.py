@@ -261,7 +261,7 @@ async def test_as_completed_shared_by_two_loops() -> None:
 
         async def loop() -> None:
             async for future in those:
-                came.append(future.result())  # noqa: PERF401 - others append, too
+                came.append(future.result())
 
         with anyio.fail_after(1):
             async with anyio.create_task_group() as tg:

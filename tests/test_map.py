@@ -608,7 +608,7 @@ def test_cancelled_consumer_loses_nothing(backend: str, ordered: bool) -> None:
             for patience in itertools.cycle([1, 0.5, 0]):
                 with anyio.move_on_after(patience) as scope:
                     async for result in results:
-                        got.append(result)  # noqa: PERF401 - one by one
+                        got.append(result)
                 if not scope.cancelled_caught:
                     break
                 await anyio.sleep(0.5)
@@ -695,7 +695,7 @@ async def test_failing_job_raises_at_its_place(kind: str) -> None:
         results, got = executor.map(job, source.of_kind(kind)), []
         with pytest.raises(Boom) as caught:
             async for result in results:
-                got.append(result)  # noqa: PERF401 - one by one
+                got.append(result)
         assert caught.value is error
         assert got == [0, 1, 2]
         assert source.closed
@@ -714,7 +714,7 @@ async def test_error_of_the_source_comes_out_after_the_results(kind: str, ordere
         results, got = executor.map(double, Source(5, True).of_kind(kind), ordered=ordered), []
         with pytest.raises(Boom, match="source"):
             async for result in results:
-                got.append(result)  # noqa: PERF401 - one by one
+                got.append(result)
         assert sorted(got) == [0, 2, 4, 6, 8]
         with pytest.raises(Boom, match="source"):
             await executor.map(double, Source(5, True).of_kind(kind), ordered=ordered)

@@ -556,8 +556,9 @@ def test_jobs_of_all_kinds_leave_every_table_of_the_executor_as_it_was(backend: 
             await round_of_jobs(executor)
             await anyio.sleep(100)
             scheduler = executor._runtime.scheduler
-            parts = scheduler.tree, scheduler.tree.timers, scheduler.loans, scheduler.admission
-            things = scheduler, *parts, executor._node, executor._runtime, executor._runtime.pool
+            parts = [scheduler.tree, scheduler.tree.timers, scheduler.loans, scheduler.admission]
+            parts += [scheduler, scheduler.permits, executor._node, executor._runtime]
+            things = (*parts, executor._runtime.pool)
             before = sizes(*things)
             for _ in range(2):
                 await round_of_jobs(executor)
@@ -565,7 +566,7 @@ def test_jobs_of_all_kinds_leave_every_table_of_the_executor_as_it_was(backend: 
             gc.collect()
             after = sizes(*things)
             assert after == before
-            for name in ("Scheduler.permits", "Admission.putters", "Timers.deadlines"):
+            for name in ("Permits.jobs", "Admission.putters", "Timers.deadlines"):
                 assert after[name] == 0
 
     run_in_virtual_time(backend, main)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -429,3 +430,67 @@ def test_an_interrupt_while_a_jobs_code_runs_ends_the_program(runner: str):
         assert program.interrupted
         assert program.begun() == program.cleaned_up() == ["0", "1"]
         assert list(program.words("counts")) == ["0 0 0"]
+
+
+BLOCKING = """
+def block():
+    # From here on: the line is written before the loop is entered, and Ctrl-C may come between.
+    say("blocks")
+    while True:
+        pass
+
+async def at_once():
+    block()
+
+async def after_a_checkpoint():
+    await anyio.sleep(0.01)
+    block()
+
+async def in_a_scope():
+    with anyio.fail_after(100):
+        await anyio.sleep(0)
+        block()
+
+async def in_a_nested_job():
+    await executor.submit(after_a_checkpoint)
+
+async def as_it_unwinds():
+    try:
+        await anyio.sleep(0)
+    finally:
+        block()
+
+async def main():
+    global executor
+    executor = Executor(2)
+    try:
+        async with executor:
+            futures.append(executor.submit(anyio.sleep, 0))
+            futures.append(executor.submit(JOB))
+            futures.append(executor.submit(anyio.sleep_forever))
+            await anyio.sleep_forever()
+    finally:
+        counts = executor.statistics()
+        say("counts", counts.queued, counts.running, sum(not f.done() for f in futures))
+
+futures = []
+run(main, sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize(
+    "job", ["at_once", "after_a_checkpoint", "in_a_scope", "in_a_nested_job", "as_it_unwinds"]
+)
+def test_an_interrupt_reaches_a_job_that_blocks(job: str, runner: str):
+    """`while True: pass` in a job ends by Ctrl-C, as in any task: by a second one under asyncio."""
+    with Program(BLOCKING.replace("JOB", job), runner) as program:
+        program.read_until("blocks")
+        program.interrupt()
+        if runner != "trio.run":
+            time.sleep(0.2)  # the first one only asks the main task to end
+            program.interrupt()
+        program.finish()
+        assert program.process.returncode != 0
+        assert program.interrupted
+        if runner == "trio.run":
+            assert list(program.words("counts")) == ["0 0 0"]

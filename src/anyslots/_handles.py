@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from contextvars import copy_context
 from functools import partial
 from threading import get_ident
@@ -19,7 +20,6 @@ from ._map_method import Maps
 from ._runtime.charging import note_costs
 from ._runtime.keyed_nodes import KeyedNodes
 from ._runtime.occupancy import Occupation
-from ._runtime.runtime import Runtime
 from ._runtime.submitting import Submitter
 from ._scheduling.adaptive import Adaptive
 from ._scheduling.job import QUEUED
@@ -71,7 +71,8 @@ class Lane(BaseLane, Maps):
 
     __slots__ = ()
 
-    def __init__(self, runtime: Runtime, node: LaneState) -> None:
+    # `Any`: types that aren't public, in the signature of a class that is.
+    def __init__(self, runtime: Any, node: Any) -> None:
         self._runtime = runtime
         self._node = node
         node.handle = weakref.ref(self)
@@ -162,7 +163,7 @@ class Lane(BaseLane, Maps):
             raise ExecutorClosed(f"{self!r} was closed before there was capacity for the job")
         return job
 
-    def slot(self, *args: Any, **kwargs: Any) -> Occupation[Future[None]]:
+    def slot(self, *args: Any, **kwargs: Any) -> AbstractAsyncContextManager[Future[None], None]:
         """Have the current task itself occupy a slot, for ``async with``.
 
         For what can't be a job: a streamed response, a websocket, a transaction. The block queues,

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 from anyio import CancelScope, Event
 
 from . import JobCancelled, Lane
+from ._runtime.occupancy import Occupation
 
 if TYPE_CHECKING:
     import httpx
@@ -241,7 +242,8 @@ class _Slot:
     def __init__(self, registry: set[_Slot], lane: Lane, request: Any) -> None:
         self.registry = registry
         self.name = f"{request.method} {request.url.host}"
-        self.occupation = lane.slot(request)
+        slot: Any = lane.slot(request)
+        self.occupation: Occupation[Any] = slot
         self.stream: Any = None  # the response's, once it's there
         self.closed = False  # the stream is
         self.outcome: Exception | None = None  # what the slot is to end with

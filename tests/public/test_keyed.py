@@ -324,6 +324,25 @@ async def test_threads_that_look_up_one_key_get_one_lane() -> None:
 # Memory.
 
 
+@pytest.mark.anyio
+async def test_keys_of_other_threads_are_forgotten_too() -> None:
+    def look_up() -> None:
+        for number in range(500):
+            hosts[number]
+
+    def lanes() -> int:
+        gc.collect()
+        return sum(type(thing).__name__ == "LaneState" for thing in gc.get_objects())
+
+    async with Executor(4) as executor:
+        hosts = executor.keyed(slots=1)
+        before = lanes()
+        for _ in range(5):
+            await anyio.to_thread.run_sync(look_up)
+            await anyio.sleep(0.01)
+        assert lanes() < before + 600
+
+
 @virtual
 def test_memory_is_that_of_the_live_keys(backend) -> None:
     """A hundred thousand keys leave no more than the few that are within their windows."""

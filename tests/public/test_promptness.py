@@ -1,4 +1,4 @@
-"""What is cancelled or timed out ends at once, as what it is, and what was never started never runs."""
+"""What is cancelled or timed out ends at once, as what it is; what never started never runs."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ async def test_enqueue_that_has_timed_out_already(max_pending: float, busy: bool
 @pytest.mark.parametrize("native", [False, True])
 async def test_enqueue_cancelled_at_every_turn(max_pending: float, native: bool) -> None:
     """Either it returns the job's future, or it's cancelled, and the job never runs."""
+    scopes: list[anyio.CancelScope] = []
     for turns in range(12):
+        scopes.clear()
         ran: list[int] = []
         returned: list[object] = []
 
@@ -81,7 +83,6 @@ async def test_enqueue_cancelled_at_every_turn(max_pending: float, native: bool)
                 scopes.append(scope)
                 returned.append(await executor.enqueue(job))
 
-        scopes: list[anyio.CancelScope] = []
         async with Executor(1, max_pending=max_pending) as executor:
             release = asyncio.Event()
             futures = [await executor.enqueue(release.wait)]
@@ -214,7 +215,7 @@ async def test_contexts_of_trios_own_threads(loop_name: str) -> None:
 
     async def look_and_set() -> str:
         seen = variable.get()
-        await trio.sleep(0)
+        await trio.lowlevel.checkpoint()
         assert variable.get() == seen
         variable.set("set in callback")
         return seen
@@ -323,10 +324,9 @@ async def test_a_source_that_closes_its_own_results() -> None:
     results: list[Results[int]] = []
     async with Executor(2) as executor:
         results.append(executor.map(one, items()))
-        with anyio.fail_after(5):
-            with pytest.raises(RuntimeError, match="source of a map"):
-                async for _ in results[0]:
-                    pass
+        with anyio.fail_after(5), pytest.raises(RuntimeError, match="source of a map"):
+            async for _ in results[0]:
+                pass
         assert await executor.submit(one) == 1
 
 

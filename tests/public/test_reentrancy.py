@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import itertools
 import pickle
 import random
 import sys
@@ -145,7 +146,7 @@ class Meddler:
     """Does something at random to an executor, its lanes and futures; any error must be known."""
 
     def __init__(self, seed: int, depth: int) -> None:
-        self.random = random.Random(seed)  # noqa: S311
+        self.random = random.Random(seed)
         self.calls = 0
         self.budget = depth
         self.executor: Executor
@@ -460,7 +461,7 @@ async def test_a_chain_of_callbacks_that_cancel_the_next() -> None:
         release = anyio.Event()
         executor.submit(release.wait)
         futures = [executor.submit(one) for _ in range(LENGTH)]
-        for future, following in zip(futures, futures[1:], strict=False):
+        for future, following in itertools.pairwise(futures):
             future.add_done_callback(lambda _, following=following: following.cancel())
         futures[0].cancel()
         assert all(future.cancelled() for future in futures)

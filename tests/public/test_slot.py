@@ -769,10 +769,11 @@ def test_cancelled_at_each_point_it_leaves_nothing(
 # Bad input.
 
 
-def test_it_is_for_async_with_alone() -> None:
-    executor = Executor(1)
-    with pytest.raises(TypeError), executor.slot():  # type: ignore[attr-defined]
-        pass
+@run_anywhere
+async def test_it_is_for_async_with_alone() -> None:
+    async with Executor(1) as executor:
+        with pytest.raises(TypeError), executor.slot():  # type: ignore[attr-defined]
+            pass
 
 
 @run_anywhere

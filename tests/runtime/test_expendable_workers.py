@@ -7,7 +7,6 @@ handle of its task, and native cancellations of the executor's helper tasks.
 from __future__ import annotations
 
 import asyncio
-
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any

@@ -314,6 +314,7 @@ def test_permits_that_no_worker_has_claimed_are_taken_back(backend: str) -> None
     """A job that was to start in the very turn in which a lender goes on stays queued."""
 
     async def main() -> None:
+        scopes: list[anyio.CancelScope] = []
         for turns in range(8):
             running = most = 0
 
@@ -332,7 +333,7 @@ def test_permits_that_no_worker_has_claimed_are_taken_back(backend: str) -> None
                         await anyio.sleep(NEVER)
                 await count()
 
-            scopes: list[anyio.CancelScope] = []
+            scopes.clear()
             async with Executor(1) as executor:
                 executor.submit(lender)
                 while not scopes:

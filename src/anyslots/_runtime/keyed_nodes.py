@@ -24,7 +24,7 @@ class KeyedNodes(Generic[K]):
     about twice as many of them as of the others.
     """
 
-    __slots__ = ("_lock", "keys", "nodes", "options", "parent", "runtime")
+    __slots__ = ("_lock", "keys", "keys_owed", "nodes", "options", "parent", "runtime")
 
     def __init__(
         self, runtime: Runtime, parent: LaneState, options: Callable[[K], dict[str, Any]]
@@ -34,6 +34,8 @@ class KeyedNodes(Generic[K]):
         self.options = options
         self.nodes: dict[K, LaneState] = {}
         self.keys: deque[K] = deque()
+        # How many of them are to be looked at for new ones that other threads have asked for.
+        self.keys_owed = 0
         # Keys may be looked up in any thread.
         self._lock = Lock()
 
@@ -69,7 +71,10 @@ class KeyedNodes(Generic[K]):
 
     def _sweep(self, most: int) -> None:
         runtime = self.runtime
-        if runtime.thread not in (None, get_ident()) or runtime.scheduler.transaction.busy:
+        if runtime.thread not in (None, get_ident()):
+            self._ask_for_sweep()
+            return
+        if runtime.scheduler.transaction.busy:
             return  # this isn't the time to change the tree
         for _ in range(min(most, len(self.keys))):
             key = self.keys.popleft()
@@ -79,6 +84,20 @@ class KeyedNodes(Generic[K]):
                 self.runtime.scheduler.tree.forget(node)
             else:
                 self.keys.append(key)
+
+    def _ask_for_sweep(self) -> None:
+        """Have the event loop's thread sweep, as this is another one."""
+        self.keys_owed += SWEPT
+        if self.keys_owed == SWEPT:
+            try:
+                self.runtime.backend.post(self._sweep_what_is_owed)
+            except RuntimeError:
+                pass  # the event loop is closed
+
+    def _sweep_what_is_owed(self) -> None:
+        with self._lock:
+            owed, self.keys_owed = self.keys_owed, 0
+            self._sweep(owed)
 
     def _is_over(self, node: LaneState) -> bool:
         """Whether a new lane in its place would do the same."""

@@ -107,6 +107,8 @@ class Runtime:
         # Tasks that occupy a slot themselves, each with its job.
         self.occupants: dict[object, Job[Any]] = {}
         self.producers: set[Producer] = set()
+        # Whether the event loop's thread is to look for dropped lanes, as others have made some.
+        self.sweep_posted = False
         # Called when slots were made more or fewer by hand.
         self.resize_listeners: set[Callable[[], object]] = set()
         # Why all jobs are cancelled, once they are; what the block raises instead of anything else.
@@ -194,10 +196,21 @@ class Runtime:
             if not self.scheduler.transaction.busy:
                 self.scheduler.tree.sweep()
             self.scheduler.tree.recall(parent)
+        elif not self.sweep_posted:
+            self.sweep_posted = True
+            try:
+                self.backend.post(self.sweep)
+            except RuntimeError:
+                pass  # the event loop is closed
         settings = dict(options)
         node = LaneState(parent, name, settings.pop("priority"))
         node.configure(**settings)
         return node
+
+    def sweep(self) -> None:
+        """Forget the lanes that were dropped."""
+        self.sweep_posted = False
+        self.scheduler.tree.sweep()
 
     def set_gate(self, node: LaneState, fn: Callable[[], Any] | None) -> None:
         former = self.control.set_gate(node, fn)

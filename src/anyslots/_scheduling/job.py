@@ -74,9 +74,9 @@ class Failure:
         traceback: TracebackType | None,
         retrieval: Retrieval | None,
     ) -> None:
-        self.exception = exception
-        self.traceback = traceback
-        self.retrieval = retrieval
+        self.exception: BaseException = exception
+        self.traceback: TracebackType | None = traceback
+        self.retrieval: Retrieval | None = retrieval
 
 
 class Cancellation:
@@ -115,12 +115,12 @@ class Attempts:
 
     def __init__(self, number: int) -> None:
         # Its place by age among the jobs of its lane.
-        self.number = number
+        self.number: int = number
         # Starts so far, and when the first of them was.
-        self.count = 0
-        self.first_start = 0.0
+        self.count: int = 0
+        self.first_start: float = 0.0
         # Whether it waits for the time of its next attempt, in no queue.
-        self.backs_off = False
+        self.backs_off: bool = False
         # By window: what a start uses up of those whose rate has a cost, and what was charged.
         self.costs: dict[Any, float] | None = None
         self.charges: list[tuple[Any, list[float]]] = []

@@ -31,13 +31,14 @@ class LaneRecord:
         self, lane: Lane, executor: int, parent: LaneRecord | None, now: float, most: int | None
     ) -> None:
         # The number of its executor, and its own name; "" for none, and for an executor.
-        self.executor = executor
-        self.name = "" if parent is None else lane.name or ""
-        self.parent = parent
+        self.executor: int = executor
+        self.name: str = "" if parent is None else lane.name or ""
+        self.parent: LaneRecord | None = parent
         # Whether something else than slots may hold back its starts.
-        self.throttled = bool(lane.rate) or lane.gate is not None
+        self.throttled: bool = bool(lane.rate) or lane.gate is not None
         # How many slots it had, and whether it was paused, from which time on.
-        self.slots, self.paused = lane.slots, lane.paused
+        self.slots: float = lane.slots
+        self.paused: bool = lane.paused
         self.limits: deque[tuple[float, float]] = deque([(now, self.slots)], most)
         self.pauses: deque[tuple[float, bool]] = deque([(now, self.paused)], most)
 
@@ -88,17 +89,17 @@ class Job:
     )
 
     def __init__(self, number: int, lane: LaneRecord, submitted: float) -> None:
-        self.number = number
+        self.number: int = number
         # Read when it has ended, or is drawn.
-        self.name = ""
-        self.lane = lane
-        self.submitted = submitted
+        self.name: str = ""
+        self.lane: LaneRecord = lane
+        self.submitted: float = submitted
         # More than one if it lent its slot, or was retried.
         self.runs: list[Run] = []
         self.retries: tuple[Retry, ...] = ()
-        self.ended = math.inf
-        self.outcome = ""
-        self.error = ""
+        self.ended: float = math.inf
+        self.outcome: str = ""
+        self.error: str = ""
 
     @property
     def left_queue(self) -> float:

@@ -60,38 +60,51 @@ class Snapshot:
     """The jobs of a timeline at some moment, arranged for drawing. Times count from its begin."""
 
     def __init__(self, jobs: list[Job], names: dict[int, str], now: float, origin: float) -> None:
-        self.jobs, self.origin = jobs, origin
+        self.jobs: list[Job] = jobs
+        self.origin: float = origin
         ends = [job.ended for job in jobs if job.ended < math.inf]
         unfinished = len(ends) < len(jobs)
-        self.length = max(max([*ends, *[now] * unfinished], default=origin) - origin, 1e-9)
+        self.length: float = max(max([*ends, *[now] * unfinished], default=origin) - origin, 1e-9)
         rows: dict[tuple[int, int], list[Span]] = {}
         for job in jobs:
             for slot, begin, end, attempt in job.runs:
                 span = Span(self.at(begin), self.at(end), job, attempt)
                 rows.setdefault((job.lane.executor, slot), []).append(span)
         # What ran in each slot, in order.
-        self.rows = {row: sorted(rows[row], key=lambda span: span[:2]) for row in sorted(rows)}
+        self.rows: dict[tuple[int, int], list[Span]] = {
+            row: sorted(rows[row], key=lambda span: span[:2]) for row in sorted(rows)
+        }
         several = len({executor for executor, _ in rows}) > 1
-        self.executors = {n: name or f"executor {n}" for n, name in names.items()}
+        self.executors: dict[int, str] = {n: name or f"executor {n}" for n, name in names.items()}
         self._prefix = {n: f"{name} " if several else "" for n, name in self.executors.items()}
-        self.labels = [f"{self._prefix[executor]}slot {slot}" for executor, slot in self.rows]
-        self.lanes = Counter(job.lane.key for job in jobs).most_common()
+        self.labels: list[str] = [
+            f"{self._prefix[executor]}slot {slot}" for executor, slot in self.rows
+        ]
+        self.lanes: list[tuple[tuple[int, str], int]] = Counter(
+            job.lane.key for job in jobs
+        ).most_common()
         places = {lane: n for n, (lane, _) in enumerate(self.lanes)}
-        self.colors = {lane: min(n, len(PALETTE) - 1) for lane, n in places.items()}
-        self.lane_names = [self._prefix[n] + (name or "no lane") for (n, name), _ in self.lanes]
-        self.shades = self._shades()
+        self.colors: dict[tuple[int, str], int] = {
+            lane: min(n, len(PALETTE) - 1) for lane, n in places.items()
+        }
+        self.lane_names: list[str] = [
+            self._prefix[n] + (name or "no lane") for (n, name), _ in self.lanes
+        ]
+        self.shades: dict[int, int] = self._shades()
         counted = f"{plural(len(self.rows), 'slot')}, {plural(len(jobs), 'job')}"
         outcomes = Counter(job.outcome or "unfinished" for job in jobs).most_common()
         retries = sum(len(job.retries) for job in jobs)
         listed = [f"{count:,} {what}" for what, count in outcomes]
         listed += [plural(retries, "retry")] * bool(retries)
-        self.title = f"{counted} in {seconds(self.length)}: {', '.join(listed)}"
+        self.title: str = f"{counted} in {seconds(self.length)}: {', '.join(listed)}"
         self.title = self.title if jobs else "no jobs"
-        self.queue = list(self._queue_lengths())
-        self.longest = max((count for _, count in self.queue), default=0)
+        self.queue: list[tuple[float, int]] = list(self._queue_lengths())
+        self.longest: int = max((count for _, count in self.queue), default=0)
         spans = [span for row in self.rows.values() for span in row]
         # What there are bars of, for legends.
-        self.drawn_outcomes = {span.outcome for span in spans} | {job.outcome for job in jobs}
+        self.drawn_outcomes: set[str] = {span.outcome for span in spans} | {
+            job.outcome for job in jobs
+        }
 
     def at(self, time: float) -> float:
         return min(max(time - self.origin, 0.0), self.length)
