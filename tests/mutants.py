@@ -291,7 +291,7 @@ MUTANTS = [
     ),
     *mutants_of(
         "_collect.py",
-        "collect gather",
+        "collect gather lent_waits",
         ("_Collector._finished", "self._stopped_by or _future", "_future"),
         ("_Collector.wait", "_future.remove_listener(_)", "pass"),
         ("check_futures", "list(dict.fromkeys(_))", "_"),
@@ -317,7 +317,7 @@ MUTANTS = [
 LIKELY = {
     "_scheduling/": ["scheduling"],
     "_runtime/": ["runtime", "public", "test_submit", "test_nested", "test_cancellation"],
-    "_executor.py": ["test_executor", "test_errors", "test_native_cancellation"],
+    "_executor.py": ["test_executor", "test_errors", "test_native_cancellation", "test_slot"],
     "_handles.py": ["test_submit", "test_enqueue", "test_lanes", "test_slot", "test_keyed"],
     "_lane.py": ["test_lanes", "test_executor", "test_pauses", "test_pause_and_resize"],
     "_future.py": ["test_future", "test_errors", "test_nested"],

@@ -1076,3 +1076,18 @@ async def test_closing_a_map_that_has_not_begun_is_not_cut_short() -> None:
         assert len(closed) == 1
         with anyio.fail_after(5):
             await results.aclose()
+
+
+async def test_a_failure_behind_a_loop_that_was_left_is_held() -> None:
+    async def fail_second(number: int) -> int:
+        if number == 1:
+            raise Boom
+        return number
+
+    with pytest.raises(ExceptionGroup) as caught:
+        async with Executor(2) as executor:
+            async with executor.map(fail_second, range(2)) as results:
+                async for _ in results:
+                    await wait_all_tasks_blocked()
+                    break
+    assert [type(each) for each in caught.value.exceptions] == [Boom]

@@ -379,3 +379,22 @@ def test_a_cancellation_says_why_from_inside_of_groups() -> None:
     group = BaseExceptionGroup("outer", [BaseExceptionGroup("inner", [cancelled])])
     found = Cancellation.of(group)
     assert (found.message, found.cause) == ("why", cause)
+
+
+def test_a_job_made_before_retries_were_set_starts_as_a_first_attempt() -> None:
+    tree = Tree()
+    job = new_job(tree.root)
+    tree.control.set_option(tree.root, "retry", Retry())
+    tree.scheduler.submit(job)
+    assert tree.claim() == [job]
+    assert job.attempt is not None
+    assert job.attempt.count == 1
+
+
+def test_a_job_that_would_start_at_once_needs_no_capacity() -> None:
+    tree = Tree(slots=1, max_pending=0)
+    assert tree.scheduler.may_submit(new_job(tree.root))
+    tree.submit(tree.root)
+    assert not tree.scheduler.may_submit(new_job(tree.root))
+    assert tree.claim()
+    assert not tree.scheduler.may_submit(new_job(tree.root))
