@@ -558,13 +558,17 @@ def test_jobs_of_all_kinds_leave_every_table_of_the_executor_as_it_was(backend: 
             scheduler = executor._runtime.scheduler
             parts = [scheduler.tree, scheduler.tree.timers, scheduler.loans, scheduler.admission]
             parts += [scheduler, scheduler.permits, executor._node, executor._runtime]
-            things = (*parts, executor._runtime.pool)
+            pool = executor._runtime.pool
+            things = (*parts, pool)
             before = sizes(*things)
             for _ in range(2):
                 await round_of_jobs(executor)
             await anyio.sleep(100)
             gc.collect()
             after = sizes(*things)
+            # Workers that were idle together may have become one or two more, but not above this.
+            before.pop("WorkerPool.workers")
+            assert after.pop("WorkerPool.workers") <= executor.slots + 2
             assert after == before
             for name in ("Permits.jobs", "Admission.putters", "Timers.deadlines"):
                 assert after[name] == 0

@@ -7,14 +7,16 @@ import inspect
 import math
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
 from types import coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
-from anyio.abc import TaskGroup
 
 from .._scheduling.job import Job
 from .backend import JobScope, Parked
 from .cancel_once import OnceScope
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
 
 _detached: set[asyncio.Task[None]] = set()
 """Tasks that nothing else refers to: asyncio itself only does so weakly."""

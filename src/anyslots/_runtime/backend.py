@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from typing import Any, Protocol, TypeAlias
-
-from anyio.abc import TaskGroup
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from .._scheduling.job import Job
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
 
 Wait: TypeAlias = Any
 """A generator that serves both ``await`` and ``yield from``, which no type says."""

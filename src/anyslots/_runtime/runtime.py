@@ -8,10 +8,9 @@ import weakref
 from collections.abc import Callable, Mapping
 from threading import get_ident
 from types import TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
-from anyio.abc import TaskGroup
 
 from .._errors import ExecutorClosed, QueueTimeout
 from .._scheduling.adaptive import Adaptive
@@ -24,6 +23,9 @@ from .backend import Backend
 from .entry_queue import EntryQueue
 from .error_policy import ErrorPolicy, get_traceback
 from .lending import Lender, TaskWaiter
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
 
 CANCELLED_FROM_OUTSIDE = "the executor was cancelled"
 """Why jobs are cancelled whose executor is in a cancelled scope."""

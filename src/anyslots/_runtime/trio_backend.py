@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
 from contextvars import copy_context
 from types import coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
-from anyio.abc import TaskGroup
 from trio import lowlevel
 
 from .._scheduling.job import Job
 from .backend import JobScope, Parked
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
 
 
 class TrioBackend:

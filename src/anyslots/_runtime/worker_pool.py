@@ -12,10 +12,9 @@ import math
 from collections import deque
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from .._scheduling.gate import Gate
 from .._scheduling.job import Failure, Job
@@ -23,6 +22,9 @@ from .._scheduling.lane_state import LaneState
 from .error_policy import get_traceback
 from .runtime import Runtime
 from .worker import Worker
+
+if TYPE_CHECKING:
+    from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 logger = logging.getLogger("anyslots")
 
