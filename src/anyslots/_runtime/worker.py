@@ -59,6 +59,7 @@ class Worker(Lender):
         "reason",
         "runtime",
         "scope",
+        "started",
         "stepper",
         "task",
         "tasks",
@@ -89,6 +90,8 @@ class Worker(Lender):
         self.error: Exception | None = None
         # How long the job may run, if it's limited.
         self.timeout = math.inf
+        # When the job started, if it may have other attempts; None if that wasn't known then.
+        self.started: float | None = None
         # The name of the job that may have left something in the task.
         self.left_by: str | None = None
         self.stepper = self._make_stepper()
@@ -252,11 +255,12 @@ class Worker(Lender):
     def _attend(self, job: Job[Any]) -> Context:
         """A job starts that has only so much time, or may have other attempts."""
         timeout = job.node.timeout
+        self.started = now = self.runtime.current_time()
         if timeout is not None:
             self.is_timed = True
             self.needs_care = True
             self.timeout = timeout  # that of its lane may change
-            self.scope.set_deadline(self.runtime.current_time() + timeout)
+            self.scope.set_deadline(now + timeout)
         assert job.context is not None
         return job.context if job.node.retry is None else job.context.copy()
 
@@ -324,13 +328,13 @@ class Worker(Lender):
     def _fail(self, job: Job[Any], exception: BaseException) -> Job[Any] | None:
         """End an attempt of a job that has failed: for good, or until the next attempt."""
         runtime = self.runtime
-        if isinstance(exception, Exception) and job.node.constrained:
+        if isinstance(exception, Exception) and (job.node.constrained or job.node.retry):
             may_retry = not self.was_asked and runtime.reason is None
             verdict = judge(job, exception, may_retry=may_retry)
             exception = verdict.exception
             if verdict.delay is not None:
-                # It may have started before there were any retries.
-                runtime.scheduler.add_attempt(job)
+                # Most lanes need none for the first start of a job.
+                runtime.scheduler.add_attempt(job, self.started)
                 self.ends_turn = True  # many attempts without a wait would hold up other tasks
                 runtime.scheduler.retry(job, verdict.delay)
                 runtime.scheduler.retried(job, exception, verdict.delay)

@@ -149,6 +149,8 @@ class LaneControl:
         for job in jobs:
             if job.node.constrained:
                 self.scheduler.add_attempt(job)
+            elif job.node.is_attended and job.attempt is None and job.value is None:
+                job.node.number(job)
 
     # Ends.
 

@@ -199,7 +199,7 @@ class LaneState(Member):
         self.timeout = finite(self.option("timeout"))
         self.queue_timeout = finite(self.option("queue_timeout"))
         self.retry = self.option("retry") or None
-        if self.windows or self.gate or self.adaptive or self.retry or self.queue_timeout:
+        if self.windows or self.gate or self.adaptive or self.queue_timeout:
             self.constrained = True  # and it stays so: jobs may have waits and charges behind them
         if parent is not None and parent.constrained:
             self.constrained = True
@@ -207,6 +207,11 @@ class LaneState(Member):
         self.is_plain = not (self.constrained or self.bounded)
         self.fast_path = self.is_plain and not self.is_observed
         self.is_attended = self.timeout is not None or self.retry is not None
+
+    def number(self, job: Job[Any]) -> None:
+        """Note a job's place by age, should it be retried: in its value, until it's done."""
+        job.value = self.numbers
+        self.numbers += 1
 
     def is_paused(self) -> bool:
         return self.paused or self.paused_until > NEVER

@@ -203,7 +203,7 @@ class LaneTree:
                 break
             lane = first
         queue = lane.queue
-        if first is None or not lane.is_plain:
+        if first is None or not lane.is_plain or queue.retried:
             self.free_slot()
             return None
         jobs = queue.jobs

@@ -123,14 +123,16 @@ class Scheduler:
             and (not node.constrained or self.permits.limits.could_start(job))
         )
 
-    def add_attempt(self, job: Job[Any]) -> None:
+    def add_attempt(self, job: Job[Any], started: float | None = None) -> None:
         """Give a job what those of a constrained lane have, unless it has it."""
         if job.attempt is None:
-            job.attempt = Attempts(job.node.numbers)
-            job.node.numbers += 1
+            if type(job.value) is not int:
+                job.node.number(job)
+            job.attempt = Attempts(job.value)
             if job.status is RUNNING:
                 job.attempt.count = 1
-                job.attempt.first_start = self.host.current_time()
+                now = self.host.current_time()
+                job.attempt.first_start = now if started is None else started
 
     def _enqueue(self, job: Job[Any]) -> None:
         node: LaneState = job.node
@@ -138,6 +140,8 @@ class Scheduler:
         queue.jobs.append(job)
         if node.constrained:
             self.add_attempt(job)  # its lane may have become so only now
+        elif node.is_attended:
+            node.number(job)
         if job not in self.admission.putters:
             self._note_deadline(job)
         if not queue.is_ready:
@@ -183,7 +187,11 @@ class Scheduler:
                 self.tree.release(node)
                 return self._succeed_freely(job, holder)
         following: Job[Any] | None
-        if node is root and root.ready.first is (queue := root.queue) and not queue.dead:
+        if (
+            node is root
+            and root.ready.first is (queue := root.queue)
+            and not (queue.dead or queue.retried)
+        ):
             # The slot stays with the root's own jobs.
             jobs = queue.jobs
             following = jobs.popleft()
@@ -242,8 +250,7 @@ class Scheduler:
     def retry(self, job: Job[Any], delay: float) -> None:
         """End an attempt of a running job; it's queued again once ``delay`` seconds have passed."""
         node: LaneState = job.node
-        attempt = job.attempt
-        assert attempt is not None
+        self.add_attempt(job)
         assert job.slot is not None
         self._feed_back(job, FAILED)
         self.permits.slots.release(job.slot)
@@ -252,7 +259,8 @@ class Scheduler:
         if delay:
             self.tree.back_off(job, self.host.current_time() + delay)
         else:
-            attempt.charges = []  # of a start that's over
+            assert job.attempt is not None
+            job.attempt.charges = []  # of a start that's over
             self.tree.restore(job)
         self.tree.release(node)
 
