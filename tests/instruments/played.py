@@ -6,6 +6,7 @@ For what an executor does rarely, or not at a time that a test could choose.
 from __future__ import annotations
 
 import math
+from contextvars import copy_context
 from typing import Any
 
 
@@ -62,7 +63,8 @@ class Play:
     def start(self, future: PlayedFuture, slot: int = 0) -> None:
         future.status, future.slot = PlayedStatus("running"), slot
         future.attempts += 1
-        self._emit("job_started", future)
+        # In a context of its own, as a job's: instruments may leave something in it.
+        copy_context().run(self._emit, "job_started", future)
 
     def retry(self, future: PlayedFuture, exception: BaseException, delay: float) -> None:
         future.status, future.slot = PlayedStatus("queued"), None

@@ -446,10 +446,10 @@ async def test_errors_of_sources_come_out_as_themselves(
             results.extend(await mapped)
         elif how == "items":
             async for item in mapped.items():
-                results.append(item)  # noqa: PERF401 - what came before the error counts
+                results.append(item)
         else:
             async for result in mapped:
-                results.append(result)  # noqa: PERF401
+                results.append(result)
 
     async with Executor(2) as executor:
         other = executor.submit(give, 7)

@@ -349,7 +349,7 @@ async def test_a_waiting_map_notices_more_slots(asynchronous: bool) -> None:
 
     async with Executor(1) as executor:
         source: Any = items() if asynchronous else range(100)
-        async with executor.map(job, source, buffer=0) as results:  # noqa: SIM117
+        async with executor.map(job, source, buffer=0) as results:
             async with anyio.create_task_group() as group:
                 group.start_soon(anext, results)
                 while running < 1:

@@ -366,7 +366,7 @@ async def test_a_cost_that_submits_cancels_and_closes() -> None:
     async with Executor(1) as executor:
         lane = executor.lane(rate=Rate(1000, per=0.01, cost=cost))
         for n in range(5):
-            futures.append(lane.submit(one, n))  # noqa: PERF401 - `cost` looks at them
+            futures.append(lane.submit(one, n))
         with pytest.raises(ExecutorClosed):
             lane.submit(one, 5)
         await wait(futures)

@@ -519,7 +519,7 @@ async def test_a_map_whose_producer_is_cancelled_loses_nothing_silently(
         canceller = asyncio.create_task(cancel_others())
         try:
             async for result in executor.map(double, items() if asynchronous else range(20)):
-                results.append(result)  # noqa: PERF401
+                results.append(result)
         except (JobCancelled, ExecutorClosed):
             pass
         else:
