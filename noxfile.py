@@ -96,7 +96,7 @@ measured: list[str] = []
 # it leaves out what's there for other reasons than to reach a line.
 @nox.session(python=PYTHONS[::-1])
 def coverage(session: nox.Session) -> None:
-    """Run the tests on the newest Python that is installed; nearly all lines and branches must run."""
+    """Run the tests on the newest Python that is installed; nearly all lines must run."""
     if measured:
         session.skip(f"measured on Python {measured[0]}")
     measured.append(session.python)

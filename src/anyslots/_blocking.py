@@ -260,7 +260,7 @@ class LoopThread:
         # Not waited for by `threading` itself, which would do so before it's told to stop. It
         # inherits no context from Python 3.14 on either, where threads may: the name of the event
         # loop that runs in this thread would be in it.
-        self.thread = threading.Thread(
+        self.thread: threading.Thread = threading.Thread(
             target=Context().run,
             args=(self._run, backend, backend_options),
             name="anyslots",
