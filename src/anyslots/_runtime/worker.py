@@ -210,22 +210,24 @@ class Worker(Lender):
                         self.ends_turn = self.needs_care = True
                 else:
                     instant = 0
-                while value is not JOB_ENDED:
-                    runtime.stepped = None
-                    if self.needs_care:
-                        self.scope.suspend()
-                    try:
-                        value = yield value
-                    except BaseException as thrown:
-                        self.is_closing = isinstance(thrown, GeneratorExit)
-                        runtime.stepped = job
-                        value = context.run(self.stepper.throw, self.scope.deliver(thrown))
-                    else:
-                        runtime.stepped = job
-                        if swapped is None or not swapped():
-                            value = context.run(send, value)
+                    while True:
+                        runtime.stepped = None
+                        if self.needs_care:
+                            self.scope.suspend()
+                        try:
+                            value = yield value
+                        except BaseException as thrown:
+                            self.is_closing = isinstance(thrown, GeneratorExit)
+                            runtime.stepped = job
+                            value = context.run(self.stepper.throw, self.scope.deliver(thrown))
                         else:
-                            value = send(value)
+                            runtime.stepped = job
+                            if swapped is None or not swapped():
+                                value = context.run(send, value)
+                            else:
+                                value = send(value)
+                        if value is JOB_ENDED:
+                            break
                 runtime.stepped = None
                 if self.needs_care or getrefcount(watched) != references or is_disturbed():
                     is_clean = getrefcount(watched) == references and not is_disturbed()
