@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -61,9 +62,11 @@ class NoNotes(Exception):
     def add_note(self, note: str) -> NoReturn:
         raise ZeroDivisionError
 
-    @property
-    def __notes__(self) -> NoReturn:
-        raise ZeroDivisionError
+    if sys.version_info >= (3, 13):  # before, the standard library can't print its traceback
+
+        @property
+        def __notes__(self) -> NoReturn:
+            raise ZeroDivisionError
 
 
 class Equal(Exception):
