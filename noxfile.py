@@ -72,9 +72,9 @@ def tests(session: nox.Session, backend: str) -> None:
     if backend == "uvloop" and sys.platform == "win32":
         session.skip("there's no uvloop for Windows")
     whole = all_of_it.setdefault(backend, session.python) == session.python
-    session.install(".", *group("test"))
     if backend == "uvloop" and not whole:
         session.skip("uvloop is tried on the newest Python")
+    session.install(".", *group("test"))
     chosen = (*(() if whole else OWN), f"--backend={backend}", *session.posargs)
     session.run("python", "-X", "dev", *PYTEST, *chosen, env={} if whole else FEW)
 
