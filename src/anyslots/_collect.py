@@ -14,11 +14,11 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar, final, overload
 
 import anyio
 
-from ._errors import JobCancelled
+from ._future import exception_of
 from ._handles import Future
 from ._runtime.lending import TaskWaiter
 from ._runtime.runtime import Runtime
-from ._scheduling.job import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED, Status
+from ._scheduling.job import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED, Status, mark_retrieved
 
 T = TypeVar("T")
 
@@ -147,10 +147,10 @@ async def first_result(*futures: Future[T]) -> T:
     winner: Future[T] | None = await _Collector(those, (SUCCEEDED,)).wait()
     for future in those:
         if not future.done():
-            future.add_listener(_mark_retrieved)
+            future.add_listener(mark_retrieved)
             future.cancel("another result was first")
         elif future.status is FAILED:
-            _mark_retrieved(future)
+            mark_retrieved(future)
     if winner is None:
         exceptions = [_result_or_exception(future) for future in those]
         raise BaseExceptionGroup("no job succeeded", exceptions)
@@ -246,17 +246,5 @@ _STOPS: dict[str, tuple[Status, ...]] = {
 }
 
 
-def _mark_retrieved(future: Any) -> None:
-    """Nobody wants to know of this failure."""
-    if future.status is FAILED:
-        future.exception()
-
-
 def _result_or_exception(future: Future[Any]) -> Any:
-    if future.status is CANCELLED:
-        try:
-            return future.result()
-        except JobCancelled as cancelled:
-            return cancelled.with_traceback(None)
-    exception = future.exception()
-    return future.result() if exception is None else exception
+    return future.value if future.status is SUCCEEDED else exception_of(future)

@@ -230,3 +230,13 @@ class Callback:
             job.node.runtime.end_with(exc)
         except BaseException:
             logger.exception("callback %s of %r raised", function_name(self.fn), job)
+
+
+def exception_of(future: BaseFuture[Any]) -> BaseException:
+    """The exception of a job that has failed, or `JobCancelled`; it counts as retrieved."""
+    try:
+        exception = future.exception()
+    except JobCancelled as cancelled:
+        exception = cancelled.with_traceback(None)
+    assert exception is not None
+    return exception

@@ -12,11 +12,11 @@ import anyio
 import anyio.lowlevel
 
 from ._errors import ExecutorClosed, JobCancelled
-from ._future import BaseFuture
+from ._future import BaseFuture, exception_of
 from ._lane import node_of, runtime_of
 from ._map_inputs import AnyIterable, Inputs
 from ._runtime.lending import TaskWaiter
-from ._scheduling.job import CANCELLED, FAILED, SUCCEEDED, Job
+from ._scheduling.job import CANCELLED, SUCCEEDED, Job, mark_retrieved
 
 T = TypeVar("T")
 
@@ -171,9 +171,9 @@ class Results(Generic[T]):
         self._unfinished.clear()
         for future in futures:
             if failed and future.is_done:
-                _mark_retrieved(future)
+                mark_retrieved(future)
             elif failed:
-                future.add_listener(_mark_retrieved)
+                future.add_listener(mark_retrieved)
             if not future.is_done:
                 future.cancel("its result isn't wanted any more")
         return futures
@@ -202,7 +202,7 @@ class Results(Generic[T]):
             self._capacity = None
         given = None if self._input_of is None else self._input_of.pop(future)
         if self._return_exceptions and future.status is not SUCCEEDED:
-            result: Any = _exception_of(future)
+            result: Any = exception_of(future)
         else:
             result = future.result()
         return result if self._input_of is None else (given, result)  # type: ignore[return-value]
@@ -250,7 +250,7 @@ class Results(Generic[T]):
         finally:
             self._waiters.pop(waiter, None)
 
-    def _notify(self) -> None:
+    def _notify(self, _: object = None) -> None:
         waiters, self._waiters = self._waiters, {}
         for waiter in waiters:
             waiter.wake()
@@ -266,7 +266,7 @@ class Results(Generic[T]):
 
     async def _start(self, *, by_task: bool) -> None:
         """Begin to take inputs: in a task, unless the consumers can do it as well."""
-        if self._runtime.thread is None or not self._is_open():
+        if self._node.thread is None or self._node.thread != self._runtime.thread:
             self._runtime.check_thread("submit to", self._lane)
             # If it's closed since it was cancelled, together with the task that asks for results.
             await anyio.lowlevel.checkpoint_if_cancelled()
@@ -281,9 +281,6 @@ class Results(Generic[T]):
             start = self._runtime.backend.start_task
             group = self._runtime.task_group
             self._inputs.context.run(start, group, self._produce, "anyslots producer of a map")
-
-    def _is_open(self) -> bool:
-        return self._node.thread is not None and self._node.thread == self._runtime.thread
 
     def _bound(self) -> float:
         """How many inputs may be taken ahead of the results that were given out."""
@@ -417,18 +414,3 @@ class Results(Generic[T]):
     def _check_not_source(self) -> None:
         if self.task is not None and self._runtime.backend.current_task() is self.task:
             raise RuntimeError("a source of a map can't wait for the results of that map")
-
-
-def _mark_retrieved(job: Job[Any]) -> None:
-    if job.status is FAILED and job.value.retrieval is not None:
-        job.value.retrieval.mark_retrieved(job)
-        job.value.retrieval = None
-
-
-def _exception_of(future: BaseFuture[Any]) -> BaseException:
-    try:
-        exception = future.exception()
-    except JobCancelled as cancelled:
-        exception = cancelled.with_traceback(None)
-    assert exception is not None
-    return exception

@@ -18,7 +18,15 @@ from typing import Any
 
 import anyio
 
-from .._scheduling.job import CANCELLED, FAILED, SUCCEEDED, Cancellation, Job, Status
+from .._scheduling.job import (
+    CANCELLED,
+    FAILED,
+    SUCCEEDED,
+    Cancellation,
+    Job,
+    Status,
+    mark_retrieved,
+)
 from .._scheduling.wait_queue import Waiter
 from . import instrumentation
 from .backend import JobScope
@@ -26,6 +34,7 @@ from .error_policy import get_traceback
 from .lending import Lender
 from .retrying import judge, note_attempts
 from .runtime import CANCELLED_FROM_OUTSIDE, Runtime
+from .splitting import ends_program, split
 
 OWN_FILES = (__file__, instrumentation.__file__)
 """Where a traceback begins that comes out of a job."""
@@ -48,24 +57,10 @@ class Worker(Lender):
     """
 
     __slots__ = (
-        "cancels",
-        "ends_turn",
-        "error",
-        "is_closing",
-        "is_detained",
-        "is_timed",
-        "left_by",
-        "needs_care",
-        "reason",
-        "runtime",
-        "scope",
-        "started",
-        "stepper",
-        "task",
-        "tasks",
-        "timeout",
-        "was_asked",
-    )
+        "cancels", "ends_turn", "error", "is_closing", "is_detained", "is_timed", "left_by",
+        "needs_care", "reason", "runtime", "scope", "started", "stepper", "task", "tasks",
+        "timeout", "was_asked",
+    )  # fmt: skip
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
@@ -406,29 +401,6 @@ def step_jobs(worker: Worker) -> Generator[Any, Any, None]:
 
 async def await_it(awaitable: Awaitable[Any]) -> Any:
     return await awaitable
-
-
-def split(
-    exception: BaseException, cancelled: type[BaseException]
-) -> tuple[BaseException | None, BaseException | None]:
-    """What of an exception that came out of a job is a cancellation, and what else there is."""
-    if isinstance(exception, BaseExceptionGroup):
-        found, rest = exception.split(cancelled)
-        return (None, exception) if found is None else (found, rest)
-    return (exception, None) if isinstance(exception, cancelled) else (None, exception)
-
-
-def ends_program(exception: BaseException) -> bool:
-    fatal = (KeyboardInterrupt, SystemExit)
-    if isinstance(exception, BaseExceptionGroup):
-        return exception.subgroup(fatal) is not None
-    return isinstance(exception, fatal)
-
-
-def mark_retrieved(job: Job[Any]) -> None:
-    if job.status is FAILED and job.value.retrieval is not None:
-        job.value.retrieval.mark_retrieved(job)
-        job.value.retrieval = None
 
 
 def without_own_frames(traceback: TracebackType | None) -> TracebackType | None:

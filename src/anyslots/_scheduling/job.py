@@ -231,3 +231,10 @@ def function_name(fn: object) -> str:
     except Exception:
         name = None
     return name if isinstance(name, str) else type(fn).__qualname__
+
+
+def mark_retrieved(job: Job[Any]) -> None:
+    """Have the exception of a job, if it has failed, count as retrieved."""
+    if job.status is FAILED and job.value.retrieval is not None:
+        job.value.retrieval.mark_retrieved(job)
+        job.value.retrieval = None
