@@ -15,6 +15,7 @@ from anyio.lowlevel import checkpoint
 
 from anyslots import BlockingExecutor, Executor, from_thread, to_pool
 
+otel_context = pytest.importorskip("opentelemetry.context", reason="OpenTelemetry isn't installed")
 trace = pytest.importorskip("opentelemetry.trace", reason="OpenTelemetry isn't installed")
 sdk = pytest.importorskip("opentelemetry.sdk.trace", reason="OpenTelemetry isn't installed")
 structlog = pytest.importorskip("structlog", reason="structlog isn't installed")
@@ -112,6 +113,7 @@ async def test_spans_and_bound_values_are_the_submitters(
     place: Callable[[Executor], Awaitable[Seen]],
 ) -> None:
     """A job's span is a child of its submitter's, and logs with its submitter's values."""
+    otel_context.attach(otel_context.Context())  # whatever other tests have left in this one
     async with Executor(1) as executor:
         for number in range(2):
             with (

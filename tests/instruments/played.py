@@ -6,7 +6,6 @@ For what an executor does rarely, or not at a time that a test could choose.
 from __future__ import annotations
 
 import math
-from contextvars import copy_context
 from typing import Any
 
 
@@ -63,8 +62,7 @@ class Play:
     def start(self, future: PlayedFuture, slot: int = 0) -> None:
         future.status, future.slot = PlayedStatus("running"), slot
         future.attempts += 1
-        # In a context of its own, as a job's: instruments may leave something in it.
-        copy_context().run(self._emit, "job_started", future)
+        self._emit("job_started", future)
 
     def retry(self, future: PlayedFuture, exception: BaseException, delay: float) -> None:
         future.status, future.slot = PlayedStatus("queued"), None
