@@ -73,11 +73,3 @@ def check_retry(value: object) -> Retry | bool | None:
     if value is None or value is False or isinstance(value, Retry):
         return value
     raise TypeError(f"retry must be a Retry, False or None, not {value!r}")
-
-
-def check_amount(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"amount must be an int or float from 0, not {value!r}")
-    if not 0 <= value <= MOST_SECONDS:
-        raise ValueError(f"amount must be from 0 and finite, not {value!r}")
-    return value

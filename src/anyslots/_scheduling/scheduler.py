@@ -51,18 +51,9 @@ class Scheduler:
     """
 
     __slots__ = (
-        "__weakref__",
-        "admission",
-        "deadline",
-        "host",
-        "is_simple",
-        "loans",
-        "permits",
-        "root",
-        "shutting_down",
-        "transaction",
-        "tree",
-    )
+        "__weakref__", "admission", "deadline", "host", "is_simple", "loans", "permits", "root",
+        "shutting_down", "transaction", "tree",
+    )  # fmt: skip
 
     def __init__(self, root: LaneState, host: Host) -> None:
         self.root = root
