@@ -77,9 +77,6 @@ MUTANTS = [
         "_scheduling/lane_tree.py",
         "scheduler transitions keyed lanes",
         ("LaneTree.take", "_lane.held < _lane.limit", "_lane.held <= _lane.limit"),
-        ("LaneTree.hand_over", "_lane.held += 1", "pass"),
-        ("LaneTree.hand_over", "_queue.pop() if _dead else _", "_queue.jobs.popleft()"),
-        ("LaneTree.hand_over", "self.count_emptied(_)", "pass"),
         ("LaneTree.take", "self.count_emptied(_)", "pass"),
         ("LaneTree.forget", "_parent.succeeded += _node.succeeded", "pass"),
         ("LaneTree.recall", "_parent.failed -= _node.failed", "pass"),
@@ -95,6 +92,9 @@ MUTANTS = [
     *mutants_of(
         "_scheduling/permits.py",
         "scheduler submit lanes",
+        ("Permits.hand_over", "_lane.held += 1", "pass"),
+        ("Permits.hand_over", "_queue.pop() if _dead else _", "_queue.jobs.popleft()"),
+        ("Permits.hand_over", "tree.count_emptied(_)", "pass"),
         ("Permits.select", "_.held < _.limit", "True"),
         ("Permits.claim", "_job.status is QUEUED", "True"),
         ("Permits.give_back", "self.tree.release(_)", "pass"),
@@ -107,6 +107,8 @@ MUTANTS = [
         ("StartLimits.unreserve", "_window.release(_)", "pass"),
         ("StartLimits.reserve", "_.gate.admissions -= 1", "pass"),
         ("StartLimits.may_start", "_costs.get(_, 1)", "1"),
+        ("StartLimits.start_at_once", "_.has_room(_)", "True"),
+        ("StartLimits.start_at_once", "_.holder is not None", "False"),
     ),
     # Time: rates, pauses, time limits, retries, adaptive limits.
     *mutants_of(
@@ -187,7 +189,7 @@ MUTANTS = [
         ("Worker.cancel", "self.is_detained = self.needs_care = True", "self.needs_care = True"),
         ("Worker._is_fit", "self.runtime.pool.replace_worker()", "pass"),
         ("Worker._end", "self.resume()", "pass"),
-        ("Worker._end", "self.scope.set_deadline(_)", "pass"),
+        ("Worker.deadline", "_.value != self.limited", "False"),
         ("Worker._end_interrupted", "self.stepper = self._make_stepper()", "pass"),
         ("Worker._run_jobs", "_swapped is None or not _swapped()", "False"),
         ("Worker._fail", "BaseException.with_traceback(_, _)", "pass"),
@@ -195,10 +197,11 @@ MUTANTS = [
     ),
     *mutants_of(
         "_runtime/worker_pool.py",
-        "submit nested leaks gate rates",
+        "submit nested leaks gate rates deadlines",
         ("WorkerPool.spawn_workers", "self.idle <= len(_)", "self.idle < 1"),
         ("WorkerPool.claim_job", "self.idle > _.root.slots + 1", "False"),
         ("WorkerPool.keep_time", "self.runtime.control.expire()", "pass"),
+        ("WorkerPool.keep_time", "self.time_limits.set(_, _)", "pass"),
         ("WorkerPool.wake_worker", "len(_) > self.searching", "len(_) > self.searching + 1"),
     ),
     *mutants_of(

@@ -119,8 +119,6 @@ class Lane(BaseLane, Maps):
                 raise anyio.WouldBlock
             scheduler.submit(job)
             return job
-        if node.is_attended:
-            node.number(job)
         queue = node.queue
         queue.jobs.append(job)
         if not queue.is_ready:
@@ -326,10 +324,9 @@ class Lane(BaseLane, Maps):
         return job
 
     def _prepare(self, job: Future[Any]) -> None:
-        """Note what a job needs whose lane isn't plain."""
+        """Note what a job costs, if its lane's rates want to know."""
         node = self._node
-        if node.constrained:
-            self._runtime.scheduler.add_attempt(job)
+        if node.has_costs:
             note_costs(job)
             # The functions that it has asked may have closed the lane.
             if get_ident() != node.thread:

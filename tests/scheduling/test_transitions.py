@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from trees import Tree, new_job
+from trees import Holder, Tree, new_job
 
 from anyslots._scheduling.adaptive import Adaptive
 from anyslots._scheduling.gate import Gate
@@ -202,7 +202,6 @@ def test_a_job_that_runs_as_its_lane_gets_retries_has_started() -> None:
     job = tree.submit(tree.root)
     tree.claim()
     tree.control.set_option(tree.root, "retry", object())
-    tree.scheduler.add_attempt(job)
     tree.scheduler.retry(job, 1)
     assert tree.run(1) == [job]
     assert tree.root.pending == 0
@@ -338,6 +337,17 @@ def test_a_lender_goes_on_in_a_slot_that_is_added(owner) -> None:
     assert not loan.served
     tree.control.set_slots(lane, 2)
     assert loan.served
+
+
+def test_a_block_at_the_head_uses_one_start_of_a_rate() -> None:
+    tree = Tree(slots=1, rates=(Rate(9),))
+    first, block = tree.submit(tree.root), new_job(tree.root)
+    block.holder = Holder()
+    tree.scheduler.submit(block)
+    assert tree.claim() == [first]
+    assert tree.scheduler.succeed(first) is None
+    assert block.status is RUNNING
+    assert tree.root.windows[0].used == 2
 
 
 def test_a_call_of_a_gate_that_was_replaced_fails_no_job() -> None:

@@ -79,10 +79,9 @@ def new_job(node: LaneState, costs: dict[Any, float] | None = None) -> Job[Any]:
     job.status = QUEUED
     job.fn, job.args, job.context = print, (), None
     job.holder = job.slot = job.value = job.listeners = job.attempt = None
-    if node.constrained:
-        job.attempt = Attempts(node.numbers)
+    if costs:
+        job.attempt = Attempts()
         job.attempt.costs = costs
-        node.numbers += 1
     return job
 
 
@@ -109,6 +108,8 @@ class Tree:
         while self.host.woken:
             self.host.woken -= 1
             if (job := self.scheduler.claim()) is not None:
+                if job.node.is_attended:
+                    job.value = self.scheduler.tree.next_number()  # as workers do
                 jobs.append(job)
         return jobs
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
+import time
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
 from types import coroutine
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,8 @@ class AsyncioBackend:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self.current_time: Callable[[], float] = self._loop.time
+        if type(self._loop).time is asyncio.BaseEventLoop.time:
+            self.current_time = time.monotonic  # as that does, one call later
         # uvloop's clock counts whole milliseconds.
         self.clock_error = 0.001 if type(self._loop).__module__.startswith("uvloop") else 0.0
         self.post: Callable[[Callable[[], object]], object] = self._loop.call_soon_threadsafe

@@ -34,16 +34,6 @@ class Parked(Protocol):
 class JobScope(Protocol):
     """Where a worker's jobs can be cancelled from outside, until one was: then it's spent."""
 
-    @property
-    def is_spent(self) -> bool: ...
-
-    is_pending: bool
-    """Whether a cancellation is under way and `suspend` wants to be called."""
-
-    @property
-    def timed_out(self) -> bool:
-        """Whether it was the deadline that has cancelled the job."""
-
     def open(self) -> None: ...
 
     def close(self) -> bool:
@@ -58,9 +48,6 @@ class JobScope(Protocol):
 
     def is_referred_to(self) -> bool:
         """After `close`: whether something may yet cancel the task for the sake of an old job."""
-
-    def set_deadline(self, time: float) -> None:
-        """Cancel the job at this time, instead of the one before; infinity for never."""
 
     def cancel(self) -> None:
         """Cancel the job at its next checkpoint; again if it was before."""

@@ -12,7 +12,6 @@ cancelled again, unless it's asked for again.
 from __future__ import annotations
 
 import asyncio
-import math
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -28,10 +27,7 @@ class OnceScope:
     """The scopes that one worker's jobs run in; see `backend.JobScope`."""
 
     __slots__ = (
-        "_armed",
-        "_deadline",
         "_deliveries",
-        "_handle",
         "_inner",
         "_looks",
         "_loop",
@@ -40,7 +36,6 @@ class OnceScope:
         "_task",
         "is_pending",
         "is_spent",
-        "timed_out",
     )
 
     def __init__(self, task: asyncio.Task[Any]) -> None:
@@ -48,13 +43,11 @@ class OnceScope:
         self._loop = task.get_loop()
         self._outer = anyio.CancelScope()
         self._inner = anyio.CancelScope()
-        self.is_spent = self.is_pending = self.timed_out = False
+        # Whether it was cancelled, and whether a cancellation is under way.
+        self.is_spent = self.is_pending = False
         # How often the outer scope had cancelled it, before a cancellation that's under way; and
         # in how many turns more to look whether that has come.
         self._deliveries = self._looks = 0
-        # When the job's time is up, and what wakes this scope then, or before that.
-        self._deadline = self._armed = math.inf
-        self._handle: asyncio.TimerHandle | None = None
         # How much refers to the task outside of the scopes.
         self._outside_references = 0
 
@@ -64,8 +57,6 @@ class OnceScope:
         self._inner.__enter__()
 
     def close(self) -> bool:
-        if self._handle is not None:
-            self._handle.cancel()
         states = anyio_asyncio._task_states  # noqa: SLF001
         is_intact = True
         while (scope := states[self._task].cancel_scope) not in (self._inner, None):
@@ -86,24 +77,6 @@ class OnceScope:
 
     def is_referred_to(self) -> bool:
         return sys.getrefcount(self._task) > self._outside_references
-
-    def set_deadline(self, time: float) -> None:
-        self._deadline = time
-        # A timer that comes too early costs less than to replace it for each job.
-        if time < self._armed:
-            if self._handle is not None:
-                self._handle.cancel()
-            self._armed = time
-            self._handle = self._loop.call_at(time, self._expire)
-
-    def _expire(self) -> None:
-        armed, self._armed = self._armed, math.inf
-        if self._deadline > armed:
-            self._handle = None
-            self.set_deadline(self._deadline)
-        elif not self.is_spent:
-            self.timed_out = True
-            self.cancel()
 
     def cancel(self) -> None:
         self.is_pending = True

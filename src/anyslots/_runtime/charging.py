@@ -7,7 +7,7 @@ from functools import partial
 from threading import get_ident
 from typing import Any
 
-from .._scheduling.job import Job
+from .._scheduling.job import Attempts, Job
 from .._scheduling.lane_state import LaneState
 from .._scheduling.rates import Rate, RateWindow, check_cost
 from .._scheduling.scheduler import Scheduler
@@ -30,8 +30,7 @@ def ask_cost(rate: Rate, job: Job[Any]) -> float:
 
 def note_costs(job: Job[Any]) -> None:
     """Ask the rates on a job's path what it costs, as far as they haven't been asked."""
-    attempt = job.attempt
-    assert attempt is not None
+    attempt = job.attempt = job.attempt or Attempts()
     known = attempt.costs or {}
     costs: dict[RateWindow, float] = {}
     for lane in job.node.path():

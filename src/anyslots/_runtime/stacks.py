@@ -71,7 +71,7 @@ def describe_job(runtime: Runtime, holder: Any) -> str:
         seconds = max(0.0, runtime.current_time() - job.attempt.first_start)
         since = f"attempt {job.attempt.count}, the first " if job.attempt.count > 1 else ""
         words.append(f"{since}started {seconds:.1f} seconds ago")
-    elif job.node.is_attended and isinstance(job.holder, Worker) and job.holder.started is not None:
+    elif isinstance(job.holder, Worker) and job.value is not None:
         seconds = max(0.0, runtime.current_time() - job.holder.started)
         words.append(f"started {seconds:.1f} seconds ago")
     return ", ".join(words)

@@ -142,22 +142,13 @@ class _TrioParked:
 class _TrioScope:
     """One of trio's cancel scopes, which deliver a cancellation at each checkpoint."""
 
-    __slots__ = ("_left_nurseries", "_scope", "_status", "_task", "_was_asked", "is_pending")
+    __slots__ = ("_left_nurseries", "_scope", "_status", "_task")
 
     def __init__(self, task: Any) -> None:
         self._task = task
         self._scope = trio.CancelScope()
         self._status: object = None
-        self._was_asked = self.is_pending = False
         self._left_nurseries = False
-
-    @property
-    def is_spent(self) -> bool:
-        return self._scope.cancel_called
-
-    @property
-    def timed_out(self) -> bool:
-        return self._scope.cancel_called and not self._was_asked
 
     def open(self) -> None:
         self._scope.__enter__()
@@ -185,13 +176,8 @@ class _TrioScope:
         # Closed later, one of them would close one of another job in this task.
         return self._left_nurseries
 
-    def set_deadline(self, time: float) -> None:
-        self._scope.deadline = time
-
     def cancel(self) -> None:
-        if not self._scope.cancel_called:
-            self._was_asked = True
-            self._scope.cancel()
+        self._scope.cancel()
 
     def suspend(self) -> None:
         """Nothing to look at."""

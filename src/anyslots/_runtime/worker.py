@@ -11,7 +11,6 @@ import inspect
 import logging
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from contextvars import Context
 from sys import getrefcount
 from types import CoroutineType, TracebackType, coroutine
 from typing import Any
@@ -57,9 +56,9 @@ class Worker(Lender):
     """
 
     __slots__ = (
-        "cancels", "ends_turn", "error", "is_closing", "is_detained", "is_timed", "left_by",
+        "cancels", "ends_turn", "error", "is_closing", "is_detained", "left_by", "limited",
         "needs_care", "reason", "runtime", "scope", "started", "stepper", "task", "tasks",
-        "timeout", "was_asked",
+        "timed_out", "timeout", "was_asked",
     )  # fmt: skip
 
     def __init__(self, runtime: Runtime) -> None:
@@ -73,7 +72,7 @@ class Worker(Lender):
         self.cancels: Callable[[], int] | None = None
         self.is_detained = False
         # Whether there's more to see to at the job's next step or end than its value.
-        self.needs_care = self.is_timed = False
+        self.needs_care = False
         # Whether other tasks are to run before it claims another job.
         self.ends_turn = False
         # Whether the job was asked to cancel, and why.
@@ -83,10 +82,12 @@ class Worker(Lender):
         self.is_closing = False
         # What the job that has just ended raised.
         self.error: Exception | None = None
-        # How long the job may run, if it's limited.
+        # When the job started, if it may have other attempts or has a time limit.
+        self.started = 0.0
+        # The number of the latest job with a time limit, that limit, and whether it was reached.
+        self.limited: object = self
         self.timeout = math.inf
-        # When the job started, if it may have other attempts; None if that wasn't known then.
-        self.started: float | None = None
+        self.timed_out = False
         # The name of the job that may have left something in the task.
         self.left_by: str | None = None
         self.stepper = self._make_stepper()
@@ -139,12 +140,12 @@ class Worker(Lender):
                 goes_on = await self._leave_scope()
         finally:
             self.stepper.close()
-            pool.workers.discard(self)
+            pool.forget(self)
 
     def _open_scope(self) -> None:
         self.scope = self.runtime.backend.job_scope()
         self.scope.open()
-        self.is_detained = self.was_asked = self.is_timed = False
+        self.is_detained = self.was_asked = self.timed_out = False
         self.reason = self.left_by = None
 
     async def _leave_scope(self) -> bool:
@@ -186,6 +187,8 @@ class Worker(Lender):
         references = getrefcount(watched)
         swapped = runtime.backend.swapped_context()
         transaction = runtime.scheduler.transaction
+        current_time = runtime.current_time
+        next_number = runtime.scheduler.tree.next_number
         context: Any
         value: Any
         instant = 0
@@ -195,7 +198,11 @@ class Worker(Lender):
                 self.job = job
                 context = job.context
                 if job.node.is_attended:
-                    context = self._attend(job)
+                    context = context.copy()  # its next attempt begins in this one
+                    job.value = next_number()
+                    self.started = current_time()
+                    if job.node.timeout is not None:
+                        self._limit_time(job)
                 runtime.stepped = job
                 # Not `run = context.run`: making a bound method takes as long as calling it.
                 value = context.run(send, job)
@@ -249,17 +256,22 @@ class Worker(Lender):
         if self.cancels is not None and self.cancels() and not self.is_detained:
             yield from self.runtime.backend.uncancel()
 
-    def _attend(self, job: Job[Any]) -> Context:
-        """A job starts that has only so much time, or may have other attempts."""
-        timeout = job.node.timeout
-        self.started = now = self.runtime.current_time()
-        if timeout is not None:
-            self.is_timed = True
-            self.needs_care = True
-            self.timeout = timeout  # that of its lane may change
-            self.scope.set_deadline(now + timeout)
-        assert job.context is not None
-        return job.context if job.node.retry is None else job.context.copy()
+    def _limit_time(self, job: Job[Any]) -> None:
+        self.timeout = job.node.timeout  # that of its lane may change
+        self.limited = job.value
+        self.runtime.pool.limit_time(self)
+
+    def deadline(self) -> float:
+        """When the time of the job is up that it runs; infinity for never."""
+        if self.job is None or self.job.value != self.limited:
+            return math.inf
+        return self.started + self.timeout
+
+    def time_out(self) -> None:
+        """The time of the job is up: cancel it, unless that was done."""
+        if not self.is_detained:
+            self.timed_out = self.is_detained = self.needs_care = True
+            self.scope.cancel()
 
     def _make_stepper(self) -> Generator[Any, Any, None]:
         stepper = step_jobs(self)
@@ -292,10 +304,6 @@ class Worker(Lender):
     def _end(self, job: Job[Any], is_clean: bool) -> Job[Any] | None:
         """End a job that has returned or raised, where there's more to see to than its value."""
         self.needs_care = False
-        if self.is_timed:
-            self.is_timed = False
-            self.scope.set_deadline(math.inf)
-            self.is_detained = self.is_detained or self.scope.is_spent
         if self.loan is not None:
             self.resume()  # it has left something open that lends
         if not (self.is_detained or is_clean):
@@ -330,10 +338,9 @@ class Worker(Lender):
             verdict = judge(job, exception, may_retry=may_retry)
             exception = verdict.exception
             if verdict.delay is not None:
-                # Most lanes need none for the first start of a job.
-                runtime.scheduler.add_attempt(job, self.started)
                 self.ends_turn = True  # many attempts without a wait would hold up other tasks
-                runtime.scheduler.retry(job, verdict.delay)
+                started = None if job.value is None else self.started
+                runtime.scheduler.retry(job, verdict.delay, started)
                 runtime.scheduler.retried(job, exception, verdict.delay)
                 return None
             note_attempts(job, exception, runtime.current_time())
@@ -369,7 +376,7 @@ class Worker(Lender):
             if ends_program(failure):
                 mark_retrieved(job)  # the block raises it
                 runtime.end_with(failure)
-        elif self.scope.timed_out:
+        elif self.timed_out:
             self._fail(job, TimeoutError(f"job {job.name} ran for {self.timeout} seconds"))
         else:
             reason = self.reason or runtime.reason

@@ -19,6 +19,7 @@ import anyio
 from .._scheduling.gate import Gate
 from .._scheduling.job import Failure, Job
 from .._scheduling.lane_state import LaneState
+from .._scheduling.timers import Timers
 from .error_policy import get_traceback
 from .runtime import Runtime
 from .worker import Worker
@@ -43,6 +44,7 @@ class WorkerPool:
         "idle",
         "runtime",
         "searching",
+        "time_limits",
         "timer",
         "to_start",
         "wakeups",
@@ -59,8 +61,10 @@ class WorkerPool:
         self.searching = 0
         # How many of these are about to go on in a slot that they have just given back.
         self.yielding = 0
-        # When the scheduler wants to be called, and the scope of the task that calls it.
+        # When the scheduler wants to be called; when to look at workers whose jobs have only so
+        # much time, no later than that is up; and the scope of the task that sees to both.
         self.deadline = math.inf
+        self.time_limits: Timers[Worker] = Timers()
         self.timer: anyio.CancelScope | None = None
         # What the next worker that wakes is to start as tasks.
         self.to_start: deque[Callable[[], Coroutine[Any, Any, None]]] = deque()
@@ -96,10 +100,23 @@ class WorkerPool:
     def set_deadline(self, time: float) -> None:
         """Have the scheduler called when it's ``time``, instead of the time before."""
         self.deadline = time
-        if self.timer is not None:
-            self.timer.deadline = time
-        elif time != math.inf:
-            self._notify()
+        self._set_timer()
+
+    def limit_time(self, worker: Worker) -> None:
+        """Have a worker told when the time of its job is up."""
+        # To look too early costs less than to change the timer for each job.
+        deadline = worker.deadline()
+        if deadline < self.time_limits.deadlines.get(worker, math.inf):
+            self.time_limits.set(worker, deadline)
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        deadline = min(self.deadline, self.time_limits.next_deadline())
+        if self.timer is None:
+            if deadline != math.inf:
+                self._notify()
+        elif self.timer.deadline != deadline:
+            self.timer.deadline = deadline
 
     def call_gate(self, lane: LaneState) -> None:
         gate = lane.gate
@@ -131,11 +148,16 @@ class WorkerPool:
             self.workers.add(worker)
             self.idle += 1
             start(worker.work, name=f"anyslots worker of {name}")
-        if self.deadline != math.inf and self.timer is None:
+        if self.timer is None and (self.deadline != math.inf or self.time_limits.deadlines):
             self.timer = anyio.CancelScope()
             start(self.keep_time, name=f"anyslots timer of {name}")
         while self.to_start:
             start(self.to_start.popleft(), name=f"anyslots gate of {name}")
+
+    def forget(self, worker: Worker) -> None:
+        """A worker ends."""
+        self.workers.discard(worker)
+        self.time_limits.set(worker, math.inf)
 
     def replace_worker(self) -> None:
         """A worker, which is idle, ends before its time."""
@@ -179,15 +201,22 @@ class WorkerPool:
         return worker.job is not None
 
     async def keep_time(self) -> None:
-        """Call the scheduler when it has asked for it."""
+        """Call the scheduler when it has asked for it, and workers when the time of a job is up."""
         while not self.closed:
+            deadline = min(self.deadline, self.time_limits.next_deadline())
             try:
-                with anyio.CancelScope(deadline=self.deadline) as self.timer:
+                with anyio.CancelScope(deadline=deadline) as self.timer:
                     await anyio.sleep_forever()
             except self.runtime.backend.cancelled:
                 if not await self.runtime.outlives_cancellation():
                     raise
-            if self.deadline <= self.runtime.current_time():
+            now = self.runtime.current_time()
+            for worker in self.time_limits.expire(now):
+                if worker.deadline() <= now:
+                    worker.time_out()
+                elif worker.deadline() != math.inf:
+                    self.time_limits.set(worker, worker.deadline())
+            if self.deadline <= now:
                 self.deadline = math.inf
                 self.runtime.control.expire()
 

@@ -100,7 +100,7 @@ class Cancellation:
 
 
 class Attempts:
-    """What only jobs of lanes with rates, gates, retries or adaptive slots need to keep."""
+    """What rates, gates, retries and adaptive slots need to know of a job, once they do."""
 
     __slots__ = (
         "backs_off",
@@ -113,12 +113,12 @@ class Attempts:
         "overloaded",
     )
 
-    def __init__(self, number: int) -> None:
-        # Its place by age among the jobs of its lane.
-        self.number: int = number
-        # Starts so far, and when the first of them was.
+    def __init__(self) -> None:
+        # Starts so far; when the first of them was, and its place among those of all jobs: the
+        # job's age in its lane, as first starts are in FIFO order there.
         self.count: int = 0
         self.first_start: float = 0.0
+        self.number: int = 0
         # Whether it waits for the time of its next attempt, in no queue.
         self.backs_off: bool = False
         # By window: what a start uses up of those whose rate has a cost, and what was charged.
@@ -165,7 +165,8 @@ class Job(Generic[T_co]):
     # The number of the slot that it runs, or ran, in.
     slot: int | None
     # The return value, the `Failure`, or the reason of the cancellation (None, a string or a
-    # `Cancellation`), as the status says.
+    # `Cancellation`), as the status says. Of a running job with a time limit or retries: its number
+    # by age.
     value: Any
     # Called in turn, with the job, in the middle of the transition that ends it: none of them may
     # raise, or run code of users. One by itself, as it mostly is, or several in a dict, for its

@@ -9,7 +9,7 @@ from typing import Any
 
 from .adaptive import Adaptive, AdaptiveLimit
 from .gate import Gate
-from .job import CANCELLED, FAILED, QUEUED, Job
+from .job import CANCELLED, FAILED, QUEUED, Attempts, Job
 from .lane_state import NEVER, LaneState, waits_to_start
 from .rates import Rate, RateWindow
 from .scheduler import Scheduler
@@ -133,24 +133,16 @@ class LaneControl:
         node.windows = windows
         self._apply_options(node)
         for job, by_place in costs.items():
-            if job.attempt is not None:
-                known = {w: c for w, c in (job.attempt.costs or {}).items() if w not in former}
-                known |= {windows[place]: cost for place, cost in by_place.items()}
-                job.attempt.costs = known
+            attempt = job.attempt = job.attempt or Attempts()
+            known = {w: c for w, c in (attempt.costs or {}).items() if w not in former}
+            attempt.costs = known | {windows[place]: cost for place, cost in by_place.items()}
         self.tree.lift_throttles(node)
         self.tree.update_limit(node)
 
     def _apply_options(self, node: LaneState) -> None:
         """Options of a lane have changed: put them in force in it and the lanes inside."""
-        jobs = [job for job in self.scheduler.permits.jobs if job.node.is_inside(node)]
         for lane in node.subtree():
             lane.apply_options()
-            jobs.extend(lane.queue)
-        for job in jobs:
-            if job.node.constrained:
-                self.scheduler.add_attempt(job)
-            elif job.node.is_attended and job.attempt is None and job.value is None:
-                job.node.number(job)
 
     # Ends.
 

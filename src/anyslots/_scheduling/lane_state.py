@@ -52,9 +52,11 @@ class LaneState(Member):
         "forgotten",
         "gate",
         "handle",
+        "has_costs",
         "held",
         "idle_waiters",
         "is_attended",
+        "is_direct",
         "is_keyed",
         "is_observed",
         "is_plain",
@@ -63,9 +65,9 @@ class LaneState(Member):
         "limit",
         "max_pending",
         "name",
-        "numbers",
         "options",
         "parent",
+        "path_windows",
         "paused",
         "paused_until",
         "pending",
@@ -102,10 +104,13 @@ class LaneState(Member):
         self.closed: bool = parent is not None and parent.closed
         # Whether a mapping keeps it by its key; whether its counts have moved to its parent.
         self.is_keyed = self.forgotten = False
-        # Whether instruments observe its jobs; whether nothing decides which of them is next but
-        # FIFO, turns and slots; whether both.
+        # Whether instruments observe its jobs; whether a job is submitted by just appending it to
+        # the queue.
         self.is_observed: bool = parent is not None and parent.is_observed
-        self.is_plain = self.fast_path = True
+        self.fast_path = True
+        # Whether nothing decides which of its jobs is next but FIFO, turns and slots; whether, at
+        # most, rates without costs do.
+        self.is_plain = self.is_direct = True
         # Whether a worker has to see to something when one of its jobs starts.
         self.is_attended = False
 
@@ -114,13 +119,16 @@ class LaneState(Member):
         self.slots: float = math.inf
         self.max_pending: float = math.inf
         self.windows: tuple[RateWindow, ...] = ()
+        # Those of the lanes around it, too, and whether one of them has a cost.
+        self.path_windows: tuple[RateWindow, ...] = ()
+        self.has_costs = False
         self.gate: Gate | None = None
         self.adaptive: AdaptiveLimit | None = None
         self.timeout: float | None = None
         self.queue_timeout: float | None = None
         self.retry: Retry | None = None
-        # Whether its jobs need an `Attempts`, as some lane on the path has a rate, a gate, retries
-        # or adaptive slots; whether one has a bound.
+        # Whether its jobs need an `Attempts` when they start, as some lane on the path has a rate,
+        # a gate or adaptive slots; whether one has a bound.
         self.constrained = self.bounded = False
 
         # Whether nothing starts any more, whatever is resumed.
@@ -134,7 +142,6 @@ class LaneState(Member):
         self.busy = self.pending = 0
         self.permitted = self.lent = self.putting = self.backing_off = 0
         self.succeeded = self.failed = self.cancelled = 0
-        self.numbers = 0
 
         self.queue = JobQueue()
         self.ready = ReadyQueue()
@@ -196,6 +203,9 @@ class LaneState(Member):
     def apply_options(self) -> None:
         """Put the options in force, those of the lanes around it included."""
         parent = self.parent
+        around = () if parent is None else parent.path_windows
+        self.path_windows = (*self.windows, *around)
+        self.has_costs = any(window.rate.cost is not None for window in self.path_windows)
         self.timeout = finite(self.option("timeout"))
         self.queue_timeout = finite(self.option("queue_timeout"))
         self.retry = self.option("retry") or None
@@ -204,14 +214,11 @@ class LaneState(Member):
         if parent is not None and parent.constrained:
             self.constrained = True
         self.bounded = self.max_pending != math.inf or (parent is not None and parent.bounded)
-        self.is_plain = not (self.constrained or self.bounded)
-        self.fast_path = self.is_plain and not self.is_observed
+        needs_care = self.bounded or self.has_costs or self.queue_timeout is not None
+        self.fast_path = not (needs_care or self.is_observed)
+        self.is_direct = not (needs_care or any(x.gate or x.adaptive for x in self.path()))
+        self.is_plain = self.is_direct and not self.constrained
         self.is_attended = self.timeout is not None or self.retry is not None
-
-    def number(self, job: Job[Any]) -> None:
-        """Note a job's place by age, should it be retried: in its value, until it's done."""
-        job.value = self.numbers
-        self.numbers += 1
 
     def is_paused(self) -> bool:
         return self.paused or self.paused_until > NEVER

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from .job import Job
@@ -46,6 +48,7 @@ class LaneTree:
         "dropped",
         "host",
         "loans",
+        "next_number",
         "root",
         "timers",
     )
@@ -55,6 +58,8 @@ class LaneTree:
         self.host = host
         self.timers: Timers[LaneState] = Timers()
         self.loans = Loans(root)
+        # Numbers jobs by age, in the order of first starts, should they be retried.
+        self.next_number: Callable[[], int] = itertools.count().__next__
         # Lanes whose handle is gone: appended to by finalizers, in any thread.
         self.dropped: deque[LaneState] = deque()
 
@@ -121,11 +126,10 @@ class LaneTree:
         """Note when a job has been queued for too long."""
         node: LaneState = job.node
         assert node.queue_timeout is not None
-        assert job.attempt is not None
         if node.queue_deadlines is None:
             node.queue_deadlines = []
         deadline = self.host.current_time() + node.queue_timeout
-        heapq.heappush(node.queue_deadlines, (deadline, job.attempt.number, job))
+        heapq.heappush(node.queue_deadlines, (deadline, self.next_number(), job))
         self.update_timer(node)
 
     def update_ready(self, node: LaneState) -> None:
@@ -183,53 +187,6 @@ class LaneTree:
         if node.constrained:
             self.lift_throttles(node)
         self.loans.changed(node)
-
-    def hand_over(self, node: LaneState) -> Job[Any] | None:
-        """Take the next plain job for the slot of one that has ended; None frees the slot."""
-        root = self.root
-        # Walk up, giving back a slot of each lane. That of the root changes hands.
-        lane: Any = node
-        while lane is not root:
-            lane.held -= 1
-            parent = lane.parent
-            if not lane.is_ready and lane.ready.count and lane.held < lane.limit:
-                parent.ready.add(lane)
-            elif not lane.held and lane.end_is_watched:
-                self.check_idle(lane)
-            lane = parent
-        # Walk down to the lane whose job is next.
-        while (first := lane.ready.first) is not lane.queue:
-            if first is None:
-                break
-            lane = first
-        queue = lane.queue
-        if first is None or not lane.is_plain or queue.retried:
-            self.free_slot()
-            return None
-        jobs = queue.jobs
-        job: Job[Any] = queue.pop() if queue.dead else jobs.popleft()
-        if job.holder is not None:
-            # A task that occupies the slot itself is next: no worker goes on with it.
-            jobs.appendleft(job)
-            self.free_slot()
-            return None
-        stays: object = jobs
-        if not jobs and lane is not root:
-            self.count_emptied(lane)
-        # Walk up, taking a slot of each lane.
-        member: Member = queue
-        while True:
-            ready = lane.ready
-            if not stays:
-                ready.remove(member)
-            elif (following := member.next) is not member:
-                # As in `ReadyQueue.rotate`.
-                ready.first = following
-            if lane is root:
-                return job
-            lane.held += 1
-            stays = ready.count and lane.held < lane.limit
-            member, lane = lane, lane.parent
 
     def free_slot(self) -> None:
         """Give back a slot of the root, after those of the lanes inside."""

@@ -10,6 +10,7 @@ from .admission import Admission
 from .job import CANCELLED, PERMIT, QUEUED, RUNNING, Holder, Job, Status
 from .lane_state import LaneState
 from .lane_tree import LaneTree
+from .ready_queue import Member
 from .slots import Slots
 from .start_limits import StartLimits
 
@@ -85,6 +86,61 @@ class Permits:
         self.jobs.append(job)
         self.unannounced += 1
 
+    def hand_over(self, node: LaneState) -> Job[Any] | None:
+        """Start the next job in the slot of one that has ended; None frees the slot.
+
+        For plain jobs, and those with rates that let them start now.
+        """
+        tree = self.tree
+        root = tree.root
+        # Walk up, giving back a slot of each lane. That of the root changes hands.
+        lane: Any = node
+        while lane is not root:
+            lane.held -= 1
+            parent = lane.parent
+            if not lane.is_ready and lane.ready.count and lane.held < lane.limit:
+                parent.ready.add(lane)
+            elif not lane.held and lane.end_is_watched:
+                tree.check_idle(lane)
+            lane = parent
+        # Walk down to the lane whose job is next.
+        while (first := lane.ready.first) is not lane.queue:
+            if first is None:
+                break
+            lane = first
+        queue = lane.queue
+        if (
+            first is None
+            or queue.retried
+            or not (lane.is_plain or self.limits.start_at_once(lane, self.start_error))
+        ):
+            tree.free_slot()
+            return None
+        jobs = queue.jobs
+        job: Job[Any] = queue.pop() if queue.dead else jobs.popleft()
+        if job.holder is not None:
+            # A task that occupies the slot itself is next: no worker goes on with it.
+            jobs.appendleft(job)
+            tree.free_slot()
+            return None
+        stays: object = jobs
+        if not jobs and lane is not root:
+            tree.count_emptied(lane)
+        # Walk up, taking a slot of each lane.
+        member: Member = queue
+        while True:
+            ready = lane.ready
+            if not stays:
+                ready.remove(member)
+            elif (following := member.next) is not member:
+                # As in `ReadyQueue.rotate`.
+                ready.first = following
+            if lane is root:
+                return job
+            lane.held += 1
+            stays = ready.count and lane.held < lane.limit
+            member, lane = lane, lane.parent
+
     def _head_gave_up(self, node: LaneState) -> bool:
         """Whether the task that waits for the job at a lane's head has been cancelled."""
         job = node.queue.head()
@@ -107,7 +163,7 @@ class Permits:
         job.status = RUNNING
         job.slot = slot
         node.permitted -= 1
-        if job.attempt is not None:
+        if job.attempt is not None or node.constrained:
             self.limits.count_start(job, self.host.current_time() + self.start_error)
 
     def give_back(self, job: Job[Any]) -> None:

@@ -128,6 +128,13 @@ class RateWindow:
                 return time + rate.per
         return math.inf
 
+    def has_room(self, now: float) -> bool:
+        """Whether a start that costs 1 fits now."""
+        charges = self.charges
+        if charges and charges[0][0] + self.rate.per <= now:
+            self.forget(now)
+        return not self._exceeds(1)
+
     def is_empty(self, now: float) -> bool:
         """Whether it remembers nothing that matters. Changes nothing: for any thread."""
         try:
@@ -167,6 +174,13 @@ class RateWindow:
         del self.reserved[id(charge)]
         charge[0] = now
         self.charges.append(charge)
+
+    def count(self, now: float) -> Charge:
+        """A job starts for which no start is reserved; it costs 1."""
+        charge = [now, 1]
+        self.charges.append(charge)
+        self.used += 1
+        return charge
 
     def release(self, charge: Charge) -> None:
         """Give back a start that won't happen."""

@@ -51,8 +51,8 @@ class Scheduler:
     """
 
     __slots__ = (
-        "__weakref__", "admission", "deadline", "host", "is_simple", "loans", "permits", "root",
-        "shutting_down", "transaction", "tree",
+        "__weakref__", "admission", "deadline", "host", "is_simple", "loans", "permits",
+        "plain_root", "root", "shutting_down", "transaction", "tree",
     )  # fmt: skip
 
     def __init__(self, root: LaneState, host: Host) -> None:
@@ -65,6 +65,8 @@ class Scheduler:
         self.permits = Permits(self.tree, self.admission, self.drop)
         # Whether only FIFO and turns decide what is next, as far as the whole tree is concerned.
         self.is_simple = True
+        # The root, if it's plain.
+        self.plain_root: LaneState | None = root if root.is_plain else None
         # What the host was asked for.
         self.deadline = math.inf
         # Whether pauses without an end are to end once nothing runs that could end them.
@@ -114,25 +116,10 @@ class Scheduler:
             and (not node.constrained or self.permits.limits.could_start(job))
         )
 
-    def add_attempt(self, job: Job[Any], started: float | None = None) -> None:
-        """Give a job what those of a constrained lane have, unless it has it."""
-        if job.attempt is None:
-            if type(job.value) is not int:
-                job.node.number(job)
-            job.attempt = Attempts(job.value)
-            if job.status is RUNNING:
-                job.attempt.count = 1
-                now = self.host.current_time()
-                job.attempt.first_start = now if started is None else started
-
     def _enqueue(self, job: Job[Any]) -> None:
         node: LaneState = job.node
         queue = node.queue
         queue.jobs.append(job)
-        if node.constrained:
-            self.add_attempt(job)  # its lane may have become so only now
-        elif node.is_attended:
-            node.number(job)
         if job not in self.admission.putters:
             self._note_deadline(job)
         if not queue.is_ready:
@@ -141,7 +128,6 @@ class Scheduler:
     def _note_deadline(self, job: Job[Any]) -> None:
         """A job is submitted: its time in the queue counts from now on."""
         if job.node.queue_timeout is not None:
-            self.add_attempt(job)
             self.tree.note_deadline(job)
 
     # Starting and ending.
@@ -158,7 +144,7 @@ class Scheduler:
         """
         node: LaneState = job.node
         root = self.root
-        if not (node.is_plain and self.is_simple):
+        if not (self.is_simple and node.is_direct):
             return self.finish(job, SUCCEEDED, job.value)
         transaction = self.transaction
         transaction.busy = True
@@ -179,7 +165,7 @@ class Scheduler:
                 return self._succeed_freely(job, holder)
         following: Job[Any] | None
         if (
-            node is root
+            node is self.plain_root
             and root.ready.first is (queue := root.queue)
             and not (queue.dead or queue.retried)
         ):
@@ -196,7 +182,7 @@ class Scheduler:
             elif queue.next is not queue:
                 root.ready.rotate()
         else:
-            following = self.tree.hand_over(node)
+            following = self.permits.hand_over(node)
         if following is None:
             return self._succeed_freely(job, holder)
         following.status = RUNNING
@@ -238,10 +224,17 @@ class Scheduler:
         return self._claim_next(holder) if goes_on else None
 
     @transition
-    def retry(self, job: Job[Any], delay: float) -> None:
-        """End an attempt of a running job; it's queued again once ``delay`` seconds have passed."""
+    def retry(self, job: Job[Any], delay: float, started: float | None = None) -> None:
+        """End an attempt of a running job; it's queued again once ``delay`` seconds have passed.
+
+        ``started``: when the first attempt did, if that's known and not noted in the job.
+        """
         node: LaneState = job.node
-        self.add_attempt(job)
+        if job.attempt is None:
+            job.attempt = attempt = Attempts()
+            attempt.count = 1
+            attempt.number = self.tree.next_number() if job.value is None else job.value
+            attempt.first_start = self.host.current_time() if started is None else started
         assert job.slot is not None
         self._feed_back(job, FAILED)
         self.permits.slots.release(job.slot)
@@ -250,7 +243,6 @@ class Scheduler:
         if delay:
             self.tree.back_off(job, self.host.current_time() + delay)
         else:
-            assert job.attempt is not None
             job.attempt.charges = []  # of a start that's over
             self.tree.restore(job)
         self.tree.release(node)
@@ -367,6 +359,7 @@ class Scheduler:
         self.is_simple = not (
             self.permits.jobs or self.loans.waiting or self.root.held > self.root.limit
         )
+        self.plain_root = self.root if self.root.is_plain else None
         deadline = self.tree.timers.next_deadline() if self.tree.timers.heap else math.inf
         if deadline != self.deadline:
             self.deadline = deadline

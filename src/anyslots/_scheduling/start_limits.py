@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .job import Job
+from .job import Attempts, Job
 from .lane_state import LaneState
 from .lane_tree import LaneTree
 from .rates import RateWindow
@@ -25,9 +25,8 @@ class StartLimits:
 
     def may_start(self, node: LaneState) -> bool:
         """Whether rates and gates let the head of a lane start; if not, stop the first lane up."""
-        job = node.queue.head()
-        assert job.attempt is not None
-        costs = job.attempt.costs
+        attempt = node.queue.head().attempt
+        costs = None if attempt is None else attempt.costs
         now = self.host.current_time()
         lane: LaneState | None = node
         while lane is not None:
@@ -52,6 +51,26 @@ class StartLimits:
             lane = lane.parent
         return True
 
+    def start_at_once(self, node: LaneState, error: float) -> bool:
+        """Start the head of a lane as far as its rates go, which have no costs, if they let it.
+
+        The same as `may_start`, `reserve` and `count_start`, in few steps where nothing else
+        decides.
+        """
+        job = node.queue.head()
+        if not node.is_direct or job.holder is not None:
+            return False
+        now = self.host.current_time()
+        for window in node.path_windows:
+            if not window.has_room(now):
+                return False
+        job.attempt = attempt = Attempts()
+        attempt.count = 1
+        attempt.first_start = now = now + error
+        attempt.number = self.tree.next_number()
+        attempt.charges = [(window, window.count(now)) for window in node.path_windows]
+        return True
+
     def could_start(self, job: Job[Any]) -> bool:
         """Whether rates and gates would let a job start now."""
         node: LaneState = job.node
@@ -64,8 +83,7 @@ class StartLimits:
 
     def reserve(self, job: Job[Any]) -> None:
         """Take a start of each rate, and an admission of each gate, for a job that's permitted."""
-        attempt = job.attempt
-        assert attempt is not None
+        attempt = job.attempt = job.attempt or Attempts()
         costs = attempt.costs
         attempt.charges = charges = []
         lane: LaneState | None = job.node
@@ -93,10 +111,10 @@ class StartLimits:
 
     def count_start(self, job: Job[Any], now: float) -> None:
         """A permitted job starts: rates count it from now on, adaptive limits by their epochs."""
-        attempt = job.attempt
-        assert attempt is not None
+        attempt = job.attempt = job.attempt or Attempts()
         if not attempt.count:
             attempt.first_start = now
+            attempt.number = self.tree.next_number()
         attempt.count += 1
         if attempt.charges:
             for window, charge in attempt.charges:
