@@ -46,6 +46,12 @@ class JobScope(Protocol):
         refers to it; and a function that returns 0. For the path of every job.
         """
 
+    def count_ended(self, exception: BaseException) -> int:
+        """How many of the references to what's `watched` an exception keeps, and are of no account.
+
+        Its traceback may keep timeouts and task groups that have ended.
+        """
+
     def is_referred_to(self) -> bool:
         """After `close`: whether something may yet cancel the task for the sake of an old job."""
 

@@ -19,6 +19,11 @@ from typing import Any
 import anyio
 from anyio._backends import _asyncio as anyio_asyncio
 
+from .error_policy import get_traceback
+
+_get_cause = BaseException.__dict__["__cause__"].__get__
+_get_context = BaseException.__dict__["__context__"].__get__
+
 LOOKS = 3
 """In how many turns of the event loop to look whether a cancellation was delivered."""
 
@@ -29,6 +34,7 @@ class OnceScope:
     __slots__ = (
         "_deliveries",
         "_inner",
+        "_kept",
         "_looks",
         "_loop",
         "_outer",
@@ -50,6 +56,8 @@ class OnceScope:
         self._deliveries = self._looks = 0
         # How much refers to the task outside of the scopes.
         self._outside_references = 0
+        # How many of what a job has left are of no account.
+        self._kept = 0
 
     def open(self) -> None:
         self._outside_references = sys.getrefcount(self._task)
@@ -75,8 +83,38 @@ class OnceScope:
     def watched(self) -> tuple[object, Callable[[], int]]:
         return self._task, self._task.cancelling
 
+    def count_ended(self, exception: BaseException) -> int:
+        ended: set[int] = set()
+        exceptions = [exception]
+        for each in exceptions:  # which grows
+            traceback = get_traceback(each)
+            while traceback is not None:
+                values = traceback.tb_frame.f_locals.values()
+                ended.update(id(value) for value in values if self._has_ended(value))
+                traceback = traceback.tb_next
+            found = [_get_cause(each), _get_context(each)]
+            if isinstance(each, BaseExceptionGroup):
+                found += each.exceptions
+            exceptions += [
+                new
+                for new in found
+                if new is not None and all(new is not old for old in exceptions)
+            ]
+        self._kept = len(ended)
+        return self._kept
+
+    def _has_ended(self, value: object) -> bool:
+        """Whether it refers to the task, and won't cancel it any more."""
+        if type(value) is asyncio.Timeout:
+            ended = repr(value).startswith(("<Timeout [expired]", "<Timeout [finished]"))
+            return ended and getattr(value, "_task", None) is self._task
+        if type(value) is asyncio.TaskGroup:
+            ended = getattr(value, "_exiting", False) and not getattr(value, "_tasks", True)
+            return ended and getattr(value, "_parent_task", None) is self._task
+        return value is self._task
+
     def is_referred_to(self) -> bool:
-        return sys.getrefcount(self._task) > self._outside_references
+        return sys.getrefcount(self._task) > self._outside_references + self._kept
 
     def cancel(self) -> None:
         self.is_pending = True

@@ -172,6 +172,9 @@ class _TrioScope:
         task, status = self._task, self._status
         return status, lambda: task._cancel_status is not status  # noqa: SLF001
 
+    def count_ended(self, exception: BaseException) -> int:
+        return 0
+
     def is_referred_to(self) -> bool:
         # Closed later, one of them would close one of another job in this task.
         return self._left_nurseries

@@ -221,7 +221,10 @@ class Worker(Lender):
                         except BaseException as thrown:
                             self.is_closing = isinstance(thrown, GeneratorExit)
                             runtime.stepped = job
-                            value = context.run(self.stepper.throw, self.scope.deliver(thrown))
+                            thrown = self.scope.deliver(thrown)
+                            # Who keeps it shall not keep this frame, and the task.
+                            BaseException.with_traceback(thrown, None)
+                            value = context.run(self.stepper.throw, thrown)
                         else:
                             runtime.stepped = job
                             if swapped is None or not swapped():
@@ -232,8 +235,9 @@ class Worker(Lender):
                             break
                 runtime.stepped = None
                 if self.needs_care or getrefcount(watched) != references or is_disturbed():
-                    is_clean = getrefcount(watched) == references and not is_disturbed()
-                    job = (self._end_turn if self.ends_turn else self._end)(job, is_clean)
+                    left = getrefcount(watched) - references
+                    end = self._end_turn if self.ends_turn else self._end
+                    job = end(job, left, bool(is_disturbed()))
                 else:
                     job = succeed(job)
                 if transaction.has_delivered:
@@ -301,20 +305,29 @@ class Worker(Lender):
 
     # Ends of jobs.
 
-    def _end(self, job: Job[Any], is_clean: bool) -> Job[Any] | None:
-        """End a job that has returned or raised, where there's more to see to than its value."""
+    def _end(self, job: Job[Any], left: int, is_disturbed: bool) -> Job[Any] | None:
+        """End a job that has returned or raised, where there's more to see to than its value.
+
+        ``left``: how many references more there are to what the scope has watched.
+        """
         self.needs_care = False
+        error, self.error = self.error, None
+        was_detained = self.is_detained
+        if left:
+            if error is not None:
+                left -= self.scope.count_ended(error)
+            self.is_detained = True  # the references are counted anew
+        if left > 0 or is_disturbed:
+            self.is_detained = True
+            if not was_detained:
+                self.left_by = job.name
         if self.loan is not None:
             self.resume()  # it has left something open that lends
-        if not (self.is_detained or is_clean):
-            self.is_detained = True
-            self.left_by = job.name
-        error, self.error = self.error, None
         if error is not None:
             return self._fail(job, error)
         return self._settle(job, SUCCEEDED, job.value)
 
-    def _end_turn(self, job: Job[Any], is_clean: bool) -> Job[Any] | None:
+    def _end_turn(self, job: Job[Any], left: int, is_disturbed: bool) -> Job[Any] | None:
         """End a job, and let other tasks run before the next one is claimed.
 
         Not after that: another worker might begin a later job before.
@@ -322,7 +335,7 @@ class Worker(Lender):
         pool = self.runtime.pool
         pool.searching += 1  # no other worker needs to be notified
         try:
-            return self._end(job, is_clean)
+            return self._end(job, left, is_disturbed)
         finally:
             pool.searching -= 1
 
