@@ -12,7 +12,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 import anyslots
-from anyslots import Executor
+from anyslots import Executor, Retry, gather
 
 pytestmark = [pytest.mark.anyio, pytest.mark.unmeasured]
 
@@ -70,3 +70,26 @@ async def test_a_queued_job_takes_200_bytes(anyio_backend) -> None:
         finally:
             tracemalloc.stop()
     assert taken <= 200 * JOBS
+
+
+async def test_a_job_that_backs_off_takes_600_bytes(anyio_backend) -> None:
+    """Between two attempts a job holds neither a task nor a coroutine."""
+
+    async def fail(number: int) -> None:
+        raise LookupError(number)
+
+    retry = Retry(2, wait=3600, most=3600, jitter=False)
+    async with Executor(10, retry=retry, on_error="log") as executor:
+        await gather(*[executor.submit(checkpoint) for _ in range(100)])  # there are workers now
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            futures = [executor.submit(fail, number) for number in range(JOBS)]
+            while executor.statistics().running or not futures[-1].attempts:
+                await checkpoint()
+            taken = tracemalloc.get_traced_memory()[0] - before
+        finally:
+            tracemalloc.stop()
+        assert all(future.attempts == 1 for future in futures)
+        executor.cancel()
+    assert taken <= 600 * JOBS

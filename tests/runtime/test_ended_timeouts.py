@@ -7,6 +7,7 @@ import logging
 import sys
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from anyslots import Executor
@@ -58,7 +59,7 @@ async def fails_of(job, caplog) -> tuple[int, list[str]]:
 
     async def fine() -> None:
         tasks.add(anyio.get_current_task().id)
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
 
     async with Executor(1, on_error="log") as executor:
         futures = []

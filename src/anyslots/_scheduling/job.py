@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import Context
 from types import FunctionType, TracebackType
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
@@ -123,11 +123,11 @@ class Attempts:
         self.backs_off: bool = False
         # By window: what a start uses up of those whose rate has a cost, and what was charged.
         self.costs: dict[Any, float] | None = None
-        self.charges: list[tuple[Any, list[float]]] = []
+        self.charges: Sequence[tuple[Any, list[float]]] = ()
         # The adaptive limits on the path, each with its epoch at the last start; and which of them
         # take the failure for an overload.
-        self.epochs: list[tuple[Any, int]] = []
-        self.overloaded: list[Any] = []
+        self.epochs: Sequence[tuple[Any, int]] = ()
+        self.overloaded: Sequence[Any] = ()
 
 
 class Job(Generic[T_co]):

@@ -108,7 +108,7 @@ class LaneTree:
         node: LaneState = job.node
         assert job.attempt is not None
         job.attempt.backs_off = True
-        job.attempt.charges = []  # of a start that's over
+        job.attempt.charges = ()  # of a start that's over
         node.backing_off += 1
         self.count_busy(node, 1)
         if node.backoffs is None:

@@ -243,7 +243,7 @@ class Scheduler:
         if delay:
             self.tree.back_off(job, self.host.current_time() + delay)
         else:
-            job.attempt.charges = []  # of a start that's over
+            job.attempt.charges = ()  # of a start that's over
             self.tree.restore(job)
         self.tree.release(node)
 
@@ -408,4 +408,4 @@ class Scheduler:
                 node.slots = adaptive.limit
                 self.tree.update_limit(node)
                 self.permits.revoke(node)
-        attempt.overloaded = []
+        attempt.overloaded = ()

@@ -85,7 +85,7 @@ class StartLimits:
         """Take a start of each rate, and an admission of each gate, for a job that's permitted."""
         attempt = job.attempt = job.attempt or Attempts()
         costs = attempt.costs
-        attempt.charges = charges = []
+        charges = []
         lane: LaneState | None = job.node
         while lane is not None:
             for window in lane.windows:
@@ -94,13 +94,14 @@ class StartLimits:
             if lane.gate is not None:
                 lane.gate.admissions -= 1
             lane = lane.parent
+        attempt.charges = charges
 
     def unreserve(self, job: Job[Any]) -> None:
         attempt = job.attempt
         assert attempt is not None
         for window, charge in attempt.charges:
             window.release(charge)
-        attempt.charges = []
+        attempt.charges = ()
         for lane in job.node.path():
             gate = lane.gate
             if gate is not None:
@@ -121,9 +122,9 @@ class StartLimits:
                 window.start(charge, now)
             # Only now it's known when these rates have room for the next.
             self.tree.lift_throttles(job.node)
-        attempt.epochs = [
+        attempt.epochs = tuple(
             (lane, lane.adaptive.epoch) for lane in job.node.path() if lane.adaptive is not None
-        ]
+        )
 
 
 def cost_of(job: Job[Any], window: RateWindow) -> float:
