@@ -17,17 +17,18 @@ import sys
 import time
 from contextlib import closing
 from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 import anyio
 import httpx
 
 from anyslots import Adaptive, Executor, JobCancelled, Rate, Retry, charge
+from anyslots.httpx import retry_after
 
 # An answer that's stored outlives the program; and no other one gets at the file meanwhile.
 SETUP = """
-    PRAGMA locking_mode = exclusive;
-    PRAGMA journal_mode = wal;
+    PRAGMA locking_mode = exclusive; PRAGMA journal_mode = wal;
     CREATE TABLE IF NOT EXISTS answers(id PRIMARY KEY, text, tokens_in INT, tokens_out INT, at REAL)
 """
 SUMS = "SELECT count(*), total(tokens_in), total(tokens_out), max(at) FROM answers"
@@ -36,19 +37,13 @@ LONGEST = 500  # tokens of an answer
 
 def read_prompts(path: str) -> dict[str, str]:
     prompts = {}
-    with open(path, "rb") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                prompt = json.loads(line)
-                prompts[str(prompt["id"])] = str(prompt["prompt"])
-            except (ValueError, LookupError, TypeError):
-                sys.exit(f"{path}: line {number} is no object with an id and a prompt")
+    for number, line in enumerate(Path(path).read_bytes().splitlines(), 1):
+        try:
+            prompt = json.loads(line)
+            prompts[str(prompt["id"])] = str(prompt["prompt"])
+        except (ValueError, LookupError, TypeError):
+            sys.exit(f"{path}: line {number} is no object with an id and a prompt")
     return prompts
-
-
-def estimate(id: str, prompt: str) -> int:
-    """Return what a request is charged until its tokens are known: rather too many."""
-    return len(prompt) // 3 + LONGEST
 
 
 class Overloaded(Exception): ...
@@ -67,7 +62,8 @@ class Batch:
         self.done, *tokens, last = answers.execute(SUMS).fetchone()
         self.dollars = self.price(*tokens)
         per = args.per * 1.05  # not every request takes equally long to get there
-        self.tokens = Rate(args.tokens, per, cost=estimate)
+        # Until its tokens are known, a request is charged rather too many.
+        self.tokens = Rate(args.tokens, per, cost=lambda id, prompt: len(prompt) // 3 + LONGEST)
         self.executor = Executor(
             Adaptive(start=8, most=100, on=Overloaded),
             rate=[Rate(args.requests, per), self.tokens],
@@ -81,27 +77,27 @@ class Batch:
     async def ask(self, id: str, prompt: str) -> Any:
         messages = [{"role": "user", "content": prompt}]
         body = {"model": self.args.model, "messages": messages, "max_tokens": LONGEST}
-        response = await self.client.post("chat/completions", json=body)
+        key = {"Idempotency-Key": id}  # asked again after a crash, it isn't answered twice
+        response = await self.client.post("chat/completions", json=body, headers=key)
         if response.status_code in (429, 503):
-            self.executor.pause(float(response.headers.get("Retry-After", 1)))  # for all
+            self.executor.pause(retry_after(response))  # for all
             raise Overloaded(f"the server answered {response.status_code} again and again")
         answer = response.raise_for_status().json()
         charge(self.tokens, answer["usage"]["total_tokens"])
         return answer
 
     def store(self, id: str, answer: Any) -> None:
-        text = answer["choices"][0]["message"]["content"]
-        tokens = answer["usage"]["prompt_tokens"], answer["usage"]["completion_tokens"]
-        row = (id, text, *tokens, time.time())
+        text, usage = answer["choices"][0]["message"]["content"], answer["usage"]
+        row = (id, text, usage["prompt_tokens"], usage["completion_tokens"], time.time())
         self.answers.execute("INSERT INTO answers VALUES (?, ?, ?, ?, ?)", row)
         self.done += 1
-        self.dollars += self.price(*tokens)
+        self.dollars += self.price(*row[2:4])
 
     async def run(self, prompts: dict[str, str]) -> None:
         ids = takewhile(lambda _: not self.stopped, prompts)
-        texts = prompts.values()
         async with self.executor as executor:
             executor.pause(self.wait)  # the server remembers what an earlier run has sent
+            texts = prompts.values()
             results = executor.map(self.ask, ids, texts, ordered=False, return_exceptions=True)
             async for (id, _), answer in results.items():
                 if not isinstance(answer, Exception):

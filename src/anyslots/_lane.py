@@ -161,7 +161,7 @@ class BaseLane:
 
         ::
 
-            api.pause(float(response.headers["Retry-After"]))
+            api.pause(retry_after(response))  # of anyslots.httpx
         """
         checked = check_pause(seconds)
         self._check_thread("pause")

@@ -7,9 +7,11 @@ one with this transport.
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from email.utils import mktime_tz, parsedate_tz
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -41,9 +43,29 @@ if all(find_spec(name) is None for name in _LIBRARIES):
         name="httpx",
     )
 
-__all__ = ("LimitedTransport", "Overloaded")
+__all__ = ("LimitedTransport", "Overloaded", "retry_after")
 
 T = TypeVar("T")
+
+
+def retry_after(response: Any, default: float = 1.0) -> float:
+    """Return for how many seconds a server asks to be left alone, by its header ``Retry-After``.
+
+    The header is a number of seconds or a date (RFC 9110, section 10.2.3), which is taken by this
+    machine's clock. ``default``: what to return without it, or if it's neither; never below 0.
+
+    ::
+
+        if response.status_code == 429:
+            lane.pause(retry_after(response))
+    """
+    value = response.headers.get("retry-after", "")
+    try:
+        date = parsedate_tz(value)
+        seconds = float(value) if date is None else mktime_tz(date) - time.time()
+    except (ValueError, OverflowError):
+        return default
+    return max(0.0, seconds) if seconds < float("inf") else default
 
 
 @final
@@ -95,7 +117,7 @@ class LimitedTransport(_Transport):
 
         def overloaded(response):
             if response.status_code == 429:
-                return float(response.headers.get("retry-after", 1))
+                return retry_after(response)
             return response.status_code == 503
 
         lane = executor.lane(slots=Adaptive(on=Overloaded), rate=Rate(600, per=60))

@@ -1,6 +1,7 @@
 """An LLM server that enforces limits on requests and tokens, and logs each request.
 
-It answers as OpenAI's chat completions do, streamed ones included, and Anthropic's messages.
+It answers as OpenAI's chat completions do, streamed ones included, and Anthropic's messages. What
+has the `Idempotency-Key` of a request that was answered gets that answer again: nothing is counted.
 
     python -m llm_server --port 8000 --requests 100 --tokens 10000 --window 1
 
@@ -75,11 +76,15 @@ class Service:
         self.requests = Window(options.requests, options.window)
         self.tokens = Window(options.tokens, options.window)
         self.sent: Counter[str] = Counter()
+        self.answered: set[str] = set()  # their keys
         self.running = 0
         self.entries: list[dict[str, Any]] = []
 
     async def log(self, request: Request) -> Response:
-        """Return each request's id, status, time of arrival, tokens, and how many ran with it."""
+        """Return each request's id, status, time of arrival, tokens, and how many ran with it.
+
+        An answer that was given before has the status 208 there.
+        """
         return JSONResponse(self.entries)
 
     async def models(self, request: Request) -> Response:
@@ -92,17 +97,20 @@ class Service:
         given = prompt_tokens(prompt)
         made = completion_tokens(prompt, body.get("max_tokens") or 50)
         now = time.monotonic()
+        key = request.headers.get("Idempotency-Key")
         wait = max(self.requests.wait(now, 1), self.tokens.wait(now, given + made))
-        status = 429 if wait else 200
-        if not wait:
+        status = 208 if key in self.answered else 429 if wait else 200
+        if status == 200:
             self.requests.admitted.append((now, 1))
             self.tokens.admitted.append((now, given + made))
             self.sent[id] += 1
             if Random(f"{self.options.seed} {id} {self.sent[id]}").random() < self.options.errors:
                 status = 500
+        if status == 200 and key is not None:
+            self.answered.add(key)
         entry = {"id": id, "status": status, "time": now, "tokens": given + made}
         self.entries.append(entry | {"running": self.running + 1})
-        if status != 200:
+        if status >= 400:
             kind = "rate_limit_exceeded" if wait else "server_error"
             # Not whole seconds, as other servers' are: the windows of tests are short.
             headers = {"Retry-After": f"{wait:.3f}"} if wait else {}

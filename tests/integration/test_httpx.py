@@ -9,6 +9,8 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from types import ModuleType
 from typing import Any
 
@@ -26,7 +28,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response, Stream
 from starlette.routing import Route
 
 from anyslots import Adaptive, Executor, JobCancelled, QueueTimeout, Rate
-from anyslots.httpx import LimitedTransport, Overloaded
+from anyslots.httpx import LimitedTransport, Overloaded, retry_after
 
 pytestmark = [
     pytest.mark.anyio,
@@ -34,6 +36,21 @@ pytestmark = [
     # The clients' own: trio warns of each that is left before its end.
     pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("2.5", 2.5),
+        ("-3", 0),
+        (format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True), 3600),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
+        *((nonsense, 7) for nonsense in (None, "", "soon", "nan", "inf", "Wed, 99 Oct 2015")),
+    ],
+)
+def test_how_long_a_server_asks_to_be_left_alone(header: str | None, seconds: float) -> None:
+    headers = {} if header is None else {"Retry-After": header}
+    assert retry_after(httpx.Response(429, headers=headers), 7) == pytest.approx(seconds, abs=60)
 
 
 class Site:
