@@ -51,6 +51,9 @@ class AsyncioBackend:
     def current_task(self) -> object:
         return asyncio.current_task(self._loop)
 
+    def task_name(self) -> str:
+        return _current_task().get_name()
+
     def task_coroutine(self, task: Any) -> object:
         return task.get_coro() if isinstance(task, asyncio.Task) else None
 

@@ -86,6 +86,9 @@ class Backend(Protocol):
     def current_task(self) -> object:
         """The task that this code runs in, if any."""
 
+    def task_name(self) -> str:
+        """The name of the current task."""
+
     def task_coroutine(self, task: Any) -> object:
         """The coroutine that a task drives, from any thread; None for what isn't a task."""
 

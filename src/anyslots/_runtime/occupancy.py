@@ -122,7 +122,7 @@ class Occupation(Lender, Generic[F]):
             raise RuntimeError("a slot is entered only once: call slot() again")
         make_job, self._make_job = self._make_job, None
         await runtime.backend.checkpoint()
-        job = make_job(partial(_Block(anyio.get_current_task().name or "task"), **self._kwargs))
+        job = make_job(partial(_Block(runtime.backend.task_name() or "task"), **self._kwargs))
         self.job = job
         job.holder = self
         job.context = None
@@ -153,12 +153,15 @@ class Occupation(Lender, Generic[F]):
         """Queue the job, and wait until it has started."""
         runtime = self.runtime
         submitter: Submitter | None = None
-        self._waiter = TaskWaiter(runtime.backend.park(), [])
-        job.add_listener(self.wake)
         if runtime.scheduler.may_submit(job):
             runtime.scheduler.submit(job)
+            if job.status is RUNNING:
+                return
+            self._waiter = TaskWaiter(runtime.backend.park(), [])
         else:
+            self._waiter = TaskWaiter(runtime.backend.park(), [])
             submitter = Submitter(runtime, job, self._waiter)
+        job.add_listener(self.wake)
         while job.status is QUEUED:
             await self._waiter.wait()
             self._waiter = TaskWaiter(runtime.backend.park(), [])

@@ -34,6 +34,9 @@ class TrioBackend:
     def current_task(self) -> object:
         return lowlevel.current_task() if lowlevel.in_trio_task() else None
 
+    def task_name(self) -> str:
+        return lowlevel.current_task().name
+
     def task_coroutine(self, task: Any) -> object:
         return getattr(task, "coro", None)
 

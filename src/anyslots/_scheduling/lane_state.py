@@ -23,6 +23,14 @@ NO_LIMIT = 10**9
 NEVER = -math.inf
 
 
+class Outside:
+    """What a root finds around itself, as lanes inside others find their parents: no options."""
+
+    timeout = queue_timeout = retry = None
+    path_windows = ()
+    has_costs = bounded = is_guarded = constrained = False
+
+
 class LaneState(Member):
     """What the scheduler knows of a lane.
 
@@ -57,6 +65,7 @@ class LaneState(Member):
         "idle_waiters",
         "is_attended",
         "is_direct",
+        "is_guarded",
         "is_keyed",
         "is_observed",
         "is_plain",
@@ -127,6 +136,8 @@ class LaneState(Member):
         self.timeout: float | None = None
         self.queue_timeout: float | None = None
         self.retry: Retry | None = None
+        # Whether some lane on the path has a gate or adaptive slots.
+        self.is_guarded = False
         # Whether its jobs need an `Attempts` when they start, as some lane on the path has a rate,
         # a gate or adaptive slots; whether one has a bound.
         self.constrained = self.bounded = False
@@ -202,21 +213,26 @@ class LaneState(Member):
 
     def apply_options(self) -> None:
         """Put the options in force, those of the lanes around it included."""
-        parent = self.parent
-        around = () if parent is None else parent.path_windows
-        self.path_windows = (*self.windows, *around)
-        self.has_costs = any(window.rate.cost is not None for window in self.path_windows)
-        self.timeout = finite(self.option("timeout"))
-        self.queue_timeout = finite(self.option("queue_timeout"))
-        self.retry = self.option("retry") or None
-        if self.windows or self.gate or self.adaptive or self.queue_timeout:
-            self.constrained = True  # and it stays so: jobs may have waits and charges behind them
-        if parent is not None and parent.constrained:
-            self.constrained = True
-        self.bounded = self.max_pending != math.inf or (parent is not None and parent.bounded)
+        around: LaneState | type[Outside] = Outside if self.parent is None else self.parent
+        options, windows = self.options, self.windows
+        self.timeout = finite(options.get("timeout", around.timeout))
+        self.queue_timeout = finite(options.get("queue_timeout", around.queue_timeout))
+        self.retry = options.get("retry", around.retry) or None
+        self.path_windows = (*windows, *around.path_windows)
+        self.has_costs = around.has_costs or any(w.rate.cost is not None for w in windows)
+        self.bounded = around.bounded or self.max_pending != math.inf
+        self.is_guarded = around.is_guarded or bool(self.gate or self.adaptive)
+        # It stays so: jobs may have waits and charges behind them.
+        self.constrained = bool(
+            self.constrained
+            or around.constrained
+            or windows
+            or self.is_guarded
+            or self.queue_timeout is not None
+        )
         needs_care = self.bounded or self.has_costs or self.queue_timeout is not None
         self.fast_path = not (needs_care or self.is_observed)
-        self.is_direct = not (needs_care or any(x.gate or x.adaptive for x in self.path()))
+        self.is_direct = not (needs_care or self.is_guarded)
         self.is_plain = self.is_direct and not self.constrained
         self.is_attended = self.timeout is not None or self.retry is not None
 
