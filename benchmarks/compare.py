@@ -294,30 +294,6 @@ def table(figures: dict[str, list[dict[str, Any]]]) -> str:
     return text
 
 
-def draw(figures: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """A bar for each peer of a plain job: its time beside ours."""
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    from matplotlib import pyplot as plt
-
-    loops = [loop for loop in figures if figures[loop]]
-    fig, axes = plt.subplots(len(loops), 1, figsize=(8, 2.4 * len(loops)), constrained_layout=True)
-    for axis, loop in zip(axes if len(loops) > 1 else [axes], loops, strict=True):
-        found = [f for f in figures[loop] if f["row"] == "one checkpoint"]
-        names = ["anyslots", *(f["peer"] for f in found)]
-        bars = axis.barh(names, [1, *(1 / f["ratio"] for f in found)])
-        bars[0].set_color("tab:orange")
-        axis.bar_label(bars, fmt="%.1f", padding=3)
-        axis.set_xscale("log")
-        axis.margins(x=0.15)
-        axis.invert_yaxis()
-        axis.set_title(
-            f"{loop}: time a job of one checkpoint, anyslots = 1", loc="left", fontsize=10
-        )
-    fig.savefig(path)
-
-
 def where() -> str:
     packages = []
     for name in ("anyio", "trio", "uvloop", "aiometer", "aiojobs", "anyio-executor"):
@@ -338,7 +314,6 @@ def main() -> None:
     parser.add_argument("--many", type=int, default=1_000_000, help="jobs of the large rows")
     parser.add_argument("--table", type=Path, help="write a Markdown table here")
     parser.add_argument("--json", type=Path, help="write all figures here")
-    parser.add_argument("--chart", type=Path, help="draw the plain job's row here (SVG)")
     options = parser.parse_args()
     heading = f"{where()}; {options.jobs:,} jobs, {p.SLOTS} slots, {options.rounds} pairs of runs"
     print(heading)
@@ -376,8 +351,6 @@ def main() -> None:
     if options.json:
         text = json.dumps({"where": heading, "figures": figures}, indent=1)
         options.json.write_text(text, encoding="utf-8")
-    if options.chart:
-        draw(figures, options.chart)
 
 
 if __name__ == "__main__":

@@ -3,18 +3,25 @@
 Counted by valgrind's callgrind, so the figures hardly depend on what else the machine does, nor on
 how fast it is: each program runs with a thousand jobs and with six thousand, and the difference is
 what five thousand of them take. It takes a minute a row.
+
+``--csv docs/benchmarks.csv`` counts what the documentation compares, on both loops, and writes the
+ratios there, from which `chart.py` draws the picture.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import gc
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -51,10 +58,52 @@ PARTS: dict[str, p.Program] = {
 
 # What there is under asyncio alone.
 MORE = PARTS | {
-    "anyslots, slot() when it's free": p.slot_blocks,
     "asyncio.Semaphore when it's free": p.semaphore_blocks,
-    "unlimited tasks that return at once": p.asyncio_unlimited_instant,
 }
+
+PLAIN, TASKS, SEMAPHORE = "anyslots", "unlimited tasks", "semaphore or limiter, a task each"
+# What's compared: what it's called, our row, what it's compared with, and that row.
+COMPARED = [
+    ("a plain job", PLAIN, "an unlimited task", TASKS),
+    ("a plain job", PLAIN, "a task and a semaphore", SEMAPHORE),
+    ("ten lanes", "anyslots, ten lanes", "a task and a semaphore", SEMAPHORE),
+    (
+        "a rate, never reached",
+        "anyslots, a rate never reached",
+        "a task and a semaphore",
+        SEMAPHORE,
+    ),
+    ("`map` to a list", "anyslots, map to a list", "an unlimited task", TASKS),
+    ("`map` as a stream", "anyslots, map as a stream", "an unlimited task", TASKS),
+    ("submit all, await each", "anyslots, await each", "an unlimited task", TASKS),
+    (
+        "a job that returns at once",
+        "anyslots, jobs that return at once",
+        "such an unlimited task",
+        "unlimited tasks that return at once",
+    ),
+    ("`enqueue`", "anyslots, enqueue", "acquire, then spawn", "acquire a semaphore, then spawn"),
+    (
+        "100 jobs in 100 slots, the executor included",
+        "anyslots, 100 jobs in 100 slots",
+        "anyio's task group",
+        "an anyio task group for 100 jobs",
+    ),
+    (
+        "`slot()`, free",
+        "anyslots, slot() when it's free",
+        "`anyio.Semaphore`, free",
+        "anyio.Semaphore when it's free",
+    ),
+    ("a `Retry`, not needed", "anyslots, with a Retry", "a plain job", PLAIN),
+    ("a time limit", "anyslots, with a timeout", "a plain job", PLAIN),
+    ("a lane in a lane", "anyslots, a lane in a lane", "a plain job", PLAIN),
+    ("with Timeline", "with Timeline", "a plain job", PLAIN),
+    ("with Prometheus", "with Prometheus", "a plain job", PLAIN),
+    ("with OpenTelemetry", "with OpenTelemetry", "a plain job", PLAIN),
+    ("making a keyed lane", "anyslots, making a keyed lane", "a plain job", PLAIN),
+    ("a job that awaits another", "anyslots, nested pairs", "a plain job", PLAIN),
+]
 
 
 class Silent:
@@ -125,11 +174,16 @@ def rows(loop: str) -> dict[str, Callable[[int], Awaitable[object]]]:
             p.trio_acquire_then_spawn if trio else p.asyncio_acquire_then_spawn
         ),
         "anyslots, making a keyed lane": p.keyed_lanes,
+        "anyslots, slot() when it's free": p.slot_blocks,
+        "anyio.Semaphore when it's free": p.anyio_semaphore_blocks,
         "with an instrument that does nothing": with_instrument(job, Silent),
         "with Prometheus": with_instrument(job, prometheus),
         "with OpenTelemetry": with_instrument(job, opentelemetry),
         "with OpenTelemetry and its metrics": with_instrument(job, opentelemetry_metrics),
         "with Timeline": with_instrument(job, Timeline),
+        "unlimited tasks that return at once": (
+            p.trio_unlimited_instant if trio else p.asyncio_unlimited_instant
+        ),
         "unlimited tasks": p.trio_unlimited if trio else p.asyncio_unlimited,
         "semaphore or limiter, a task each": p.trio_limiter if trio else p.asyncio_semaphore_gather,
     } | ({} if trio else MORE)
@@ -158,21 +212,45 @@ def instructions(name: str, loop: str, jobs: int) -> int:
     return int(found[1])
 
 
+@cache
+def of_a_job(name: str, loop: str) -> int:
+    few, many = (instructions(name, loop, jobs) for jobs in (FEW, MANY))
+    return (many - few) // (MANY - FEW)
+
+
+def write_ratios(path: Path) -> None:
+    loops = ["asyncio", "trio"]
+    needed = {
+        (row, loop) for _, ours, _, theirs in COMPARED for row in (ours, theirs) for loop in loops
+    }
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for wanted in threads.map(lambda each: (*each, of_a_job(*each)), sorted(needed)):
+            print(*wanted, flush=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        lines = csv.writer(file, lineterminator="\n")
+        lines.writerow(["ours", "compared with", *loops])
+        for name, ours, other, theirs in COMPARED:
+            ratios = [of_a_job(ours, loop) / of_a_job(theirs, loop) for loop in loops]
+            lines.writerow([name, other, *(f"{ratio:.2f}" for ratio in ratios)])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--loop", choices=["asyncio", "trio"], default="asyncio")
     parser.add_argument("--run", help="just run this program, without counting")
     parser.add_argument("--rows", help="count only the rows whose names have this in them")
     parser.add_argument("--jobs", type=int, default=MANY)
+    parser.add_argument("--csv", type=Path, help="count what's compared, and write ratios here")
     options = parser.parse_args()
     if options.run:
         anyio.run(run, options.run, options.loop, options.jobs, backend=options.loop)
         return
+    if options.csv:
+        write_ratios(options.csv)
+        return
     for name in rows(options.loop):
-        if (options.rows or "") not in name:
-            continue
-        few, many = (instructions(name, options.loop, jobs) for jobs in (FEW, MANY))
-        print(f"{name:37} {(many - few) // (MANY - FEW):8,}", flush=True)
+        if (options.rows or "") in name:
+            print(f"{name:37} {of_a_job(name, options.loop):8,}", flush=True)
 
 
 if __name__ == "__main__":

@@ -540,6 +540,13 @@ async def semaphore_blocks(jobs: int) -> None:
             pass
 
 
+async def anyio_semaphore_blocks(jobs: int) -> None:
+    semaphore = anyio.Semaphore(SLOTS)
+    for _ in range(jobs):
+        async with semaphore:
+            pass
+
+
 async def keyed_lanes(jobs: int) -> None:
     """A lane is made for each of many keys."""
     async with Executor(SLOTS) as executor:
