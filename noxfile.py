@@ -92,6 +92,15 @@ def lowest(session: nox.Session) -> None:
     session.run("python", "-X", "dev", *PYTEST, *OWN, *backends, *session.posargs, env=FEW)
 
 
+@nox.session(python=[python for python in PYTHONS[::-1] if python not in ("3.11", "3.12", "3.13")])
+def inherited(session: nox.Session) -> None:
+    """Run the tests of threads where these inherit contexts, as builds without a GIL have it."""
+    session.install(".", *group("test"))
+    flags = ("-X", "dev", "-X", "thread_inherit_context=1", "-X", "context_aware_warnings=1")
+    words = "thread or blocking or pool or context or submit"
+    session.run("python", *flags, *PYTEST, *OWN, "-k", words, *session.posargs, env=FEW)
+
+
 measured: list[str] = []
 
 

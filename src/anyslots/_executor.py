@@ -21,7 +21,8 @@ from ._runtime.error_policy import POLICIES, get_traceback, log_unretrieved
 from ._runtime.instrumentation import InstrumentedScheduler, check_instruments
 from ._runtime.runtime import CANCELLED_BY_FAILURE, CANCELLED_FROM_OUTSIDE, Runtime, State
 from ._runtime.splitting import split
-from ._runtime.worker import Worker, step_jobs
+from ._runtime.stepping import step_jobs
+from ._runtime.worker import Worker
 from ._runtime.worker_pool import WorkerPool
 from ._scheduling.adaptive import Adaptive
 from ._scheduling.lane_state import LaneState

@@ -10,9 +10,9 @@ from __future__ import annotations
 import inspect
 import logging
 import math
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from sys import getrefcount
-from types import CoroutineType, TracebackType, coroutine
+from types import TracebackType, coroutine
 from typing import Any
 
 import anyio
@@ -27,19 +27,17 @@ from .._scheduling.job import (
     mark_retrieved,
 )
 from .._scheduling.wait_queue import Waiter
-from . import instrumentation
+from . import instrumentation, stepping
 from .backend import JobScope
 from .error_policy import get_traceback
 from .lending import Lender
 from .retrying import judge, note_attempts
 from .runtime import CANCELLED_FROM_OUTSIDE, Runtime
 from .splitting import ends_program, split
+from .stepping import JOB_ENDED, await_it, step_jobs
 
-OWN_FILES = (__file__, instrumentation.__file__)
+OWN_FILES = (__file__, stepping.__file__, instrumentation.__file__)
 """Where a traceback begins that comes out of a job."""
-
-JOB_ENDED = object()
-"""What a worker's stepper yields when a job has ended."""
 
 INSTANT_JOBS = 8
 """How many jobs that return at once run one after another before other tasks have a turn."""
@@ -394,33 +392,6 @@ class Worker(Lender):
         else:
             reason = self.reason or runtime.reason
             self._settle(job, CANCELLED, reason or Cancellation.of(cancelled))
-
-
-@coroutine
-def step_jobs(worker: Worker) -> Generator[Any, Any, None]:
-    """Run the jobs that it's sent, one after another: yield what they yield, then `JOB_ENDED`.
-
-    Each job is stepped from outside, in a context of its own; that's why this is a generator apart
-    from `Worker._run_jobs`. It serves one job after another since to end one by a yield costs much
-    less than by the StopIteration of a generator for each.
-    """
-    while True:
-        job = yield JOB_ENDED
-        try:
-            coro = job.fn(*job.args) if job.args else job.fn()
-            if type(coro) is not CoroutineType:
-                coro = worker.as_coroutine(coro, job)
-            job.value = yield from coro
-        except Exception as exc:
-            worker.error = exc
-            worker.needs_care = True
-        finally:
-            # An exception's traceback may refer to this frame: let it keep nothing.
-            job = coro = None
-
-
-async def await_it(awaitable: Awaitable[Any]) -> Any:
-    return await awaitable
 
 
 def without_own_frames(traceback: TracebackType | None) -> TracebackType | None:
