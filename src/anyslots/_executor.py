@@ -17,10 +17,10 @@ from ._future import BaseFuture
 from ._handles import Lane
 from ._lane import BaseLane, checked_options
 from ._runtime.backend import current_backend
-from ._runtime.error_policy import POLICIES, get_traceback, log_unretrieved
+from ._runtime.error_policy import POLICIES, log_unretrieved
+from ._runtime.exceptions import get_traceback, split
 from ._runtime.instrumentation import InstrumentedScheduler, check_instruments
 from ._runtime.runtime import CANCELLED_BY_FAILURE, CANCELLED_FROM_OUTSIDE, Runtime, State
-from ._runtime.splitting import split
 from ._runtime.stepping import step_jobs
 from ._runtime.worker import Worker
 from ._runtime.worker_pool import WorkerPool

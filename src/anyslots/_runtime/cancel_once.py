@@ -19,10 +19,7 @@ from typing import Any
 import anyio
 from anyio._backends import _asyncio as anyio_asyncio
 
-from .error_policy import get_traceback
-
-_get_cause = BaseException.__dict__["__cause__"].__get__
-_get_context = BaseException.__dict__["__context__"].__get__
+from .exceptions import connected, get_traceback
 
 LOOKS = 3
 """In how many turns of the event loop to look whether a cancellation was delivered."""
@@ -85,21 +82,12 @@ class OnceScope:
 
     def count_ended(self, exception: BaseException) -> int:
         ended: set[int] = set()
-        exceptions = [exception]
-        for each in exceptions:  # which grows
+        for each in connected(exception):
             traceback = get_traceback(each)
             while traceback is not None:
                 values = traceback.tb_frame.f_locals.values()
                 ended.update(id(value) for value in values if self._has_ended(value))
                 traceback = traceback.tb_next
-            found = [_get_cause(each), _get_context(each)]
-            if isinstance(each, BaseExceptionGroup):
-                found += each.exceptions
-            exceptions += [
-                new
-                for new in found
-                if new is not None and all(new is not old for old in exceptions)
-            ]
         self._kept = len(ended)
         return self._kept
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import logging
 import weakref
-from types import TracebackType
 from typing import Any, Protocol
 
 from .._scheduling.job import Job, Retrieval
+from .exceptions import get_traceback
 
 logger = logging.getLogger("anyslots")
 
@@ -105,15 +105,6 @@ def log_unretrieved(name: str, exception: BaseException) -> None:
     # Not the exception itself, whose truth and whose traceback logging would ask for.
     exc_info = (type(exception), exception, get_traceback(exception))
     logger.error("exception of job %s was never retrieved", name, exc_info=exc_info)
-
-
-_traceback_of = BaseException.__dict__["__traceback__"].__get__
-
-
-def get_traceback(exception: BaseException) -> TracebackType | None:
-    """An exception's traceback, whatever its class makes of attributes."""
-    traceback: TracebackType | None = _traceback_of(exception)
-    return traceback
 
 
 POLICIES: dict[str, type[HoldPolicy] | type[CancelPolicy] | type[LogPolicy]] = {

@@ -13,7 +13,7 @@ import anyio.lowlevel
 from .._errors import ExecutorClosed, JobCancelled
 from .._scheduling.job import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED, Failure, Job, Status
 from .._scheduling.wait_queue import Waiter
-from .error_policy import get_traceback
+from .exceptions import get_traceback
 from .lending import Lender, TaskWaiter
 from .retrying import judge
 from .runtime import Runtime

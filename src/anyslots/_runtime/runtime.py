@@ -21,7 +21,8 @@ from .._scheduling.lane_state import LaneState
 from .._scheduling.scheduler import Scheduler
 from .backend import Backend
 from .entry_queue import EntryQueue
-from .error_policy import ErrorPolicy, get_traceback
+from .error_policy import ErrorPolicy
+from .exceptions import get_traceback
 from .lending import Lender, TaskWaiter
 
 if TYPE_CHECKING:

@@ -29,11 +29,10 @@ from .._scheduling.job import (
 from .._scheduling.wait_queue import Waiter
 from . import instrumentation, stepping
 from .backend import JobScope
-from .error_policy import get_traceback
+from .exceptions import ends_program, get_traceback, split
 from .lending import Lender
 from .retrying import judge, note_attempts
 from .runtime import CANCELLED_FROM_OUTSIDE, Runtime
-from .splitting import ends_program, split
 from .stepping import JOB_ENDED, await_it, step_jobs
 
 OWN_FILES = (__file__, stepping.__file__, instrumentation.__file__)

@@ -20,7 +20,7 @@ from .._scheduling.gate import Gate
 from .._scheduling.job import Failure, Job
 from .._scheduling.lane_state import LaneState
 from .._scheduling.timers import Timers
-from .error_policy import get_traceback
+from .exceptions import get_traceback
 from .runtime import Runtime
 from .worker import Worker
 
