@@ -1091,3 +1091,20 @@ async def test_a_failure_behind_a_loop_that_was_left_is_held() -> None:
                     await wait_all_tasks_blocked()
                     break
     assert [type(each) for each in caught.value.exceptions] == [Boom]
+
+
+@either_source
+@pytest.mark.parametrize("max_pending", [0, math.inf])
+async def test_no_input_is_taken_once_a_failure_was_given(kind: str, max_pending: float) -> None:
+    source = Source(10)
+
+    async def fail_first(number: int) -> None:
+        await checkpoint()
+        if not number:
+            raise Boom(number)
+
+    async with Executor(1, on_error="log", max_pending=max_pending) as executor:
+        with pytest.raises(Boom):
+            await anext(executor.map(fail_first, source.of_kind(kind), ordered=False, buffer=0))
+        await all_blocked()
+    assert source.taken == 1

@@ -331,13 +331,13 @@ class Results(Generic[T]):
         try:
             with self._scope:
                 if inputs.are_sync and not self._node.bounded:
-                    while not inputs.exhausted:
+                    while not (inputs.exhausted or self._closed):
                         if self._take_now():
                             await self._let_others_run()
                         else:
                             await self._wait_for_room()
                 else:
-                    while not inputs.exhausted:
+                    while not (inputs.exhausted or self._closed):
                         await self._produce_one()
         except self._runtime.backend.cancelled:
             pass
@@ -358,6 +358,8 @@ class Results(Generic[T]):
 
     async def _produce_one(self) -> None:
         await self._wait_for_room()
+        if self._closed:
+            return  # it was woken by what has closed it, and takes no input more
         try:
             args = await self._inputs.take()
         except self._runtime.backend.cancelled as exc:
