@@ -180,6 +180,14 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def peers(session: nox.Session) -> None:
+    """See that other libraries do what the documentation says of them."""
+    session.install(".", *group("test"))
+    command = ("python", "-m", "pytest", "-p", "conftest", "benchmarks/peers", *session.posargs)
+    session.run(*command, env={"PYTHONPATH": "tests"})
+
+
+@nox.session(default=False)
 def soak(session: nox.Session) -> None:
     """Run the property tests with ever new random programs for an hour; `-- --minutes 5`."""
     session.install(".", *group("test"))

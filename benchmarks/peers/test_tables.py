@@ -69,7 +69,7 @@ from virtual_time import run_in_virtual_time
 
 from anyslots import Executor, Rate, from_thread
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.engines
 
 PYTHON = [ANYSLOTS, ORIGINAL, ASYNCIO, TRIO, ANYIO, THREADS, AIOMETER, AIOJOBS, DASK]

@@ -1,4 +1,4 @@
-"""What people use instead, each as something that takes jobs; for test_peers.py."""
+"""What people use instead, each as something that takes jobs; for test_tables.py."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from virtual_time import run_in_virtual_time
 
 from anyslots import Executor
 
-PROGRAMS = Path(__file__).parent.parent / "benchmarks" / "programs.py"
+PROGRAMS = Path(__file__).parent.parent / "programs.py"
 
 ANYSLOTS, ORIGINAL, ASYNCIO, TRIO, ANYIO = "anyslots", "AsyncExecutor", "asyncio", "trio", "anyio"
 THREADS, AIOMETER, AIOJOBS, DASK = "concurrent.futures", "aiometer", "aiojobs", "Dask"
