@@ -196,6 +196,6 @@ def soak(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def mutants(session: nox.Session) -> None:
-    """Plant known bugs, one at a time, and see that the tests notice; takes an hour or so."""
+    """Plant known bugs, one at a time, and see that the tests notice; `-- --random 300`, others."""
     session.install(".", *group("test"))
     session.run("python", "tests/mutants.py", *session.posargs)

@@ -1,14 +1,15 @@
-"""Plant known bugs, one at a time, and see the tests go red: ``nox -s mutants``.
+"""Plant bugs, one at a time, and see the tests go red: ``nox -s mutants``.
 
-Each mutant is a place in a function and what a tired colleague could have written there instead,
-told by what it does: see `mutations.change`. The tests run against a copy of the package that has
-it; a mutant that no test notices is reported, and the exit status is 1. It's 2 if a test fails
-without a bug.
+Each known bug is a place in a function and what a tired colleague could have written there instead,
+told by what it does: see `mutations.change`. First all tests run once, to learn which of them run
+which lines; then, for each bug, those that run its line, the fastest first, against a copy of the
+package that has it, and at last those that can't be measured. A bug that no test notices is
+reported, and the exit status is 1.
 
 ``-- worker`` plants only those whose file name contains that word; ``-- worker --random 50`` plants
-as many small changes, chosen by ``--seed``. Some of these do no harm that a test could see: read
-what survives. ``--quick`` runs only the tests that are likely to notice, in one process; else all
-tests get to see what those do not notice.
+as many small changes instead, chosen by ``--seed``: read what survives, some of them do no harm.
+``--measured FOLDER`` keeps what the first run has shown there, and takes it from there if it's
+known.
 """
 
 from __future__ import annotations
@@ -22,60 +23,65 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import reach
 from mutations import change, mutations
-
-TESTS = Path(__file__).parent
-ROOT = TESTS.parent
-PACKAGE = ROOT / "src" / "anyslots"
 
 
 class Mutant(NamedTuple):
-    """A known bug: ``right`` and ``wrong`` are patterns, ``tests`` the files that should notice."""
+    """A known bug: ``right`` and ``wrong`` are patterns."""
 
     file: str
     function: str
     right: str
     wrong: str
-    tests: str
 
-    def source(self) -> str:
-        """The file with the bug; `LookupError` if its place isn't there any more."""
-        original = (PACKAGE / self.file).read_text(encoding="utf-8")
-        return change(original, self.function, self.right, self.wrong).source
+    def planted(self) -> Planted:
+        """`LookupError` if its place isn't there any more."""
+        original = (reach.PACKAGE / self.file).read_text(encoding="utf-8")
+        return Planted(self.file, *change(original, self.function, self.right, self.wrong))
 
 
-def mutants_of(file: str, tests: str, *described: tuple[str, str, str]) -> list[Mutant]:
-    return [Mutant(file, *each, tests) for each in described]
+class Planted(NamedTuple):
+    file: str
+    line: int
+    right: str
+    wrong: str
+    source: str
+    """The whole module, with the bug."""
+
+    def __str__(self) -> str:
+        right, wrong = (" ".join(code.split()) for code in (self.right, self.wrong))
+        return f"{self.file}:{self.line}: {right} -> {wrong}"
+
+
+def mutants_of(file: str, *described: tuple[str, str, str]) -> list[Mutant]:
+    return [Mutant(file, *each) for each in described]
 
 
 MUTANTS = [
     # Slots, turns and queues.
     *mutants_of(
         "_scheduling/slots.py",
-        "slots",
         ("Slots.acquire", "heapq.heappop(self.free)", "self.free.pop()"),
     ),
     *mutants_of(
         "_scheduling/ready_queue.py",
-        "ready_queue",
         ("ReadyQueue.rotate", "self.first = _", "pass"),
         ("ReadyQueue.add", "_priority > _first.priority", "_priority < _first.priority"),
         ("ReadyQueue.remove", "self._highest() if _ else _", "None"),
     ),
     *mutants_of(
         "_scheduling/job_queue.py",
-        "job_queue scheduler",
         ("JobQueue.discard", "self.dead > len(self) + 32", "False"),
         ("JobQueue.restore", "_attempt is not None and _attempt.count", "False"),
         ("JobQueue.pop", "self.dead", "False"),
     ),
     *mutants_of(
         "_scheduling/lane_tree.py",
-        "scheduler transitions keyed lanes",
         ("LaneTree.take", "_lane.held < _lane.limit", "_lane.held <= _lane.limit"),
         ("LaneTree.take", "self.count_emptied(_)", "pass"),
         ("LaneTree.forget", "_parent.succeeded += _node.succeeded", "pass"),
@@ -84,14 +90,12 @@ MUTANTS = [
     ),
     *mutants_of(
         "_scheduling/scheduler.py",
-        "scheduler submit lanes",
         ("Scheduler.succeed", "self.loans.waiting", "False"),
         ("Scheduler.finish", "_.slots.release(_)", "pass"),
         ("Scheduler.drop", "_permitted or _backs_off", "_permitted"),
     ),
     *mutants_of(
         "_scheduling/permits.py",
-        "scheduler submit lanes",
         ("Permits.hand_over", "_lane.held += 1", "pass"),
         ("Permits.hand_over", "_queue.pop() if _dead else _", "_queue.jobs.popleft()"),
         ("Permits.hand_over", "tree.count_emptied(_)", "pass"),
@@ -103,7 +107,6 @@ MUTANTS = [
     ),
     *mutants_of(
         "_scheduling/start_limits.py",
-        "rate_window rate_costs scheduler gate rates",
         ("StartLimits.unreserve", "_window.release(_)", "pass"),
         ("StartLimits.reserve", "_.gate.admissions -= 1", "pass"),
         ("StartLimits.may_start", "_costs.get(_, 1)", "1"),
@@ -113,12 +116,10 @@ MUTANTS = [
     # Time: rates, pauses, time limits, retries, adaptive limits.
     *mutants_of(
         "_scheduling/timers.py",
-        "timers",
         ("Timers.next_deadline", "self.deadlines.get(_) == _", "True"),
     ),
     *mutants_of(
         "_scheduling/rates.py",
-        "rate_window rate_costs",
         ("RateWindow.forget", "_c[0][0] + _p <= _now", "_c[0][0] + _p < _now"),
         ("RateWindow.reserve", "self.used += _", "pass"),
         ("RateWindow.release", "self.used -= _", "pass"),
@@ -127,13 +128,11 @@ MUTANTS = [
     ),
     *mutants_of(
         "_scheduling/lane_tree.py",
-        "rate_window rate_costs scheduler gate rates",
         ("LaneTree.release", "self.lift_throttles(_)", "pass"),
         ("LaneTree.end_pauses", "self.update_limit(_)", "pass"),
     ),
     *mutants_of(
         "_scheduling/lane_control.py",
-        "scheduler pauses deadlines pause_and_resize gate",
         ("LaneControl.pause", "max(_.paused_until, _until)", "_until"),
         ("LaneControl.pause", "_.revoke(_)", "pass"),
         ("LaneControl.resume", "_.paused_until = NEVER", "pass"),
@@ -145,20 +144,17 @@ MUTANTS = [
     ),
     *mutants_of(
         "_scheduling/retries.py",
-        "retries",
         ("Retry.delay", "_ >= self.attempts", "_ > self.attempts"),
         ("Retry._usual_wait", "min(self.most, _usual)", "_usual"),
     ),
     *mutants_of(
         "_scheduling/adaptive.py",
-        "adaptive",
         ("AdaptiveLimit.overloaded", "_ != self.epoch", "False"),
         ("AdaptiveLimit.succeeded", "not _saturated", "False"),
     ),
     # Capacity, loans, and what's told when.
     *mutants_of(
         "_scheduling/admission.py",
-        "admission enqueue scheduler",
         ("Admission.has_capacity", "_.pending >= _.max_pending", "_.pending > _.max_pending"),
         ("Admission.changed", "_.gave_up()", "False"),
         ("Admission.remove", "_.putting -= 1", "pass"),
@@ -166,26 +162,22 @@ MUTANTS = [
     ),
     *mutants_of(
         "_scheduling/loans.py",
-        "loans nested",
         ("Loans.remove", "self.waiting -= 1", "pass"),
         ("Loans.changed", "_.lenders.update()", "pass"),
     ),
     *mutants_of(
         "_scheduling/transaction.py",
-        "transaction",
         ("Transaction.deliver", "if self.delivering: ...", "pass"),
         ("transition", "_.defer(_)", "change(self, *args, **kwargs)"),
     ),
     *mutants_of(
         "_scheduling/job.py",
-        "future leaks",
         ("Job.settle", "self.args = self.context = self.holder = None", "self.holder = None"),
         ("Job.remove_listener", "self.listeners == _", "True"),
     ),
     # Workers and the event loop.
     *mutants_of(
         "_runtime/worker.py",
-        "cancellation expendable_workers cancel_once deadlines errors submit",
         ("Worker.cancel", "self.is_detained = self.needs_care = True", "self.needs_care = True"),
         ("Worker._is_fit", "self.runtime.pool.replace_worker()", "pass"),
         ("Worker._end", "self.resume()", "pass"),
@@ -197,7 +189,6 @@ MUTANTS = [
     ),
     *mutants_of(
         "_runtime/worker_pool.py",
-        "submit nested leaks gate rates deadlines",
         ("WorkerPool.spawn_workers", "self.idle <= len(_)", "self.idle < 1"),
         ("WorkerPool.claim_job", "self.idle > _.root.slots + 1", "False"),
         ("WorkerPool.keep_time", "self.runtime.control.expire()", "pass"),
@@ -206,62 +197,52 @@ MUTANTS = [
     ),
     *mutants_of(
         "_runtime/lending.py",
-        "nested slot",
         ("Lender.resume", "self.host.scheduler.resume(_)", "pass"),
         ("TaskWaiter.wait", "_.lend()", "pass"),
         ("TaskWaiter.wake", "_.request_slot()", "pass"),
     ),
     *mutants_of(
         "_runtime/occupancy.py",
-        "slot",
         ("Occupation.acquire", "_outer is not None and _outer.loan is None", "False"),
         ("Occupation._give_up", "self.go_on_at_once()", "pass"),
     ),
     *mutants_of(
         "_runtime/cancel_once.py",
-        "cancel_once",
         ("OnceScope._delivered", "self._inner.shield = True", "pass"),
         ("OnceScope.cancel", "self._inner.shield = False", "pass"),
     ),
     *mutants_of(
         "_runtime/error_policy.py",
-        "errors",
         ("HoldPolicy.mark_retrieved", "self._exceptions.pop(_, None)", "pass"),
         ("_Note.mark_retrieved", "self._exception = None", "pass"),
     ),
     *mutants_of(
         "_runtime/runtime.py",
-        "executor errors",
         ("Runtime.abort", "self.scope.cancel()", "pass"),
         ("Runtime.abort", "self.close(_)", "pass"),
     ),
     *mutants_of(
         "_runtime/entry_queue.py",
-        "from_thread",
         ("EntryQueue.close", "_.reject(_)", "pass"),
     ),
     *mutants_of(
         "_runtime/keyed_nodes.py",
-        "keyed",
         ("KeyedNodes._is_over", "_node.children or _ or _", "_node.children"),
     ),
     # Façades.
     *mutants_of(
         "_handles.py",
-        "enqueue submit rate_costs",
         ("Lane.enqueue", "self._runtime.cancel_job(_, None)", "pass"),
         ("Lane.submit", "not _.may_submit(_)", "False"),
         ("Lane._prepare", "self._runtime.check_open(_, _)", "pass"),
     ),
     *mutants_of(
         "_lane.py",
-        "lanes executor nested",
         ("BaseLane.cancel", "self._runtime.cancel_running(_, _)", "pass"),
         ("BaseLane._check_wait", "_.node.is_inside(_)", "False"),
     ),
     *mutants_of(
         "_future.py",
-        "future errors nested",
         ("BaseFuture.exception", "_.mark_retrieved(_)", "pass"),
         (
             "BaseFuture.exception",
@@ -273,7 +254,6 @@ MUTANTS = [
     ),
     *mutants_of(
         "_executor.py",
-        "executor errors from_thread native_cancellation pauses",
         ("Executor._wait_for_jobs", "_.control.begin_shutdown()", "pass"),
         ("Executor._redeliver_cancel", "_.redeliver_cancel()", "pass"),
         ("Executor._outcome", "log_unretrieved(_, _)", "pass"),
@@ -281,7 +261,6 @@ MUTANTS = [
     ),
     *mutants_of(
         "_map.py",
-        "map",
         ("Results._wait_for_room", "self._taken >= self._bound()", "self._taken > self._bound()"),
         ("Results._give", "self._taken -= 1", "pass"),
         ("Results._finished", "self._notify()", "pass"),
@@ -289,12 +268,10 @@ MUTANTS = [
     ),
     *mutants_of(
         "_map_inputs.py",
-        "map",
         ("Inputs.end", "self.context.copy().run(_.close)", "pass"),
     ),
     *mutants_of(
         "_collect.py",
-        "collect gather lent_waits",
         ("_Collector._finished", "self._stopped_by or _future", "_future"),
         ("_Collector.wait", "_future.remove_listener(_)", "pass"),
         ("check_futures", "list(dict.fromkeys(_))", "_"),
@@ -302,109 +279,60 @@ MUTANTS = [
     # Threads.
     *mutants_of(
         "_thread_future.py",
-        "from_thread blocking",
         ("ThreadFuture._end", "self._drop()", "pass"),
         ("ThreadFuture.cancel", "_.backend.post(_)", "pass"),
         ("_Call.__call__", "self._future.begin()", "True"),
     ),
     *mutants_of(
         "_blocking.py",
-        "blocking",
         ("LoopThread.stop", "self.executor.clear(_)", "pass"),
         ("BlockingLane.shutdown", "cf.wait(_)", "pass"),
     ),
 ]
 
 
-# The tests that are likely to notice a random change; whatever they don't, all tests get to see.
-LIKELY = {
-    "_scheduling/": ["scheduling"],
-    "_runtime/": ["runtime", "public", "test_submit", "test_nested", "test_cancellation"],
-    "_executor.py": ["test_executor", "test_errors", "test_native_cancellation", "test_slot"],
-    "_handles.py": ["test_submit", "test_enqueue", "test_lanes", "test_slot", "test_keyed"],
-    "_lane.py": ["test_lanes", "test_executor", "test_pauses", "test_pause_and_resize"],
-    "_future.py": ["test_future", "test_errors", "test_nested"],
-    "_map": ["test_map", "test_cancel_sweep"],
-    "_collect.py": ["test_collect", "test_gather", "test_cancel_sweep"],
-    "_thread_future.py": ["test_from_thread", "test_blocking"],
-    "_blocking.py": ["test_blocking"],
-}
+# Written for people to look at, or run in processes of their own, where the lines aren't counted.
+LEFT_OUT = ("_demo.py", "__main__.py", "instruments/", "httpx.py", "testing.py")
 
 
-def find_tests(names: list[str]) -> list[str]:
-    """The paths of test files, wherever they are, and of folders of them; each once."""
-    found = []
-    for name in names:
-        paths = sorted(TESTS.rglob(f"{name}.py" if name.startswith("test_") else name))
-        if not paths:
-            raise LookupError(f"there's no {name} in {TESTS}")
-        found += [path.relative_to(ROOT).as_posix() for path in paths]
-    return list(dict.fromkeys(found))
-
-
-class Planted(NamedTuple):
-    file: str
-    place: str
-    right: str
-    wrong: str
-    source: str
-    tests: list[str]
-
-
-def known_ones(words: list[str]) -> Iterator[Planted]:
-    for mutant in MUTANTS:
-        if any(word in mutant.file for word in words):
-            tests = find_tests([f"test_{name}" for name in mutant.tests.split()])
-            place = f"{mutant.file}, {mutant.function}"
-            right, wrong, source = mutant.right, mutant.wrong, mutant.source()
-            yield Planted(mutant.file, place, right, wrong, source, tests)
-
-
-def random_ones(words: list[str], count: int, seed: int) -> Iterator[Planted]:
+def random_ones(words: list[str], count: int, seed: int) -> list[Planted]:
     possible = [
-        Planted(file, f"{file}:{line}", right, wrong, source, tests)
-        for part, names in LIKELY.items()
-        if (tests := find_tests(names))
-        for path in sorted(PACKAGE.rglob("*.py"))
-        if (file := path.relative_to(PACKAGE).as_posix()).startswith(part)
+        Planted(file, *mutation)
+        for path in sorted(reach.PACKAGE.rglob("*.py"))
+        if not (file := path.relative_to(reach.PACKAGE).as_posix()).startswith(LEFT_OUT)
         if any(word in file for word in words)
-        for line, right, wrong, source in mutations(path.read_text(encoding="utf-8"))
+        for mutation in mutations(path.read_text(encoding="utf-8"))
     ]
-    yield from random.Random(seed).sample(possible, min(count, len(possible)))
+    return random.Random(seed).sample(possible, min(count, len(possible)))
 
 
-def killer_of(planted: Planted, *, quick: bool) -> str | None:
-    """The first test that fails with a bug planted; None if all pass."""
+def killer_of(planted: Planted, tests: list[str], known: reach.Reach) -> str | None:
+    """The first of some tests that fails with a bug planted; None if all pass."""
+    seconds = 60 + 4 * sum(known.durations[test] for test in tests)
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "anyslots"
-        shutil.copytree(PACKAGE, package)
+        shutil.copytree(reach.PACKAGE, package)
         (package / planted.file).write_text(planted.source, encoding="utf-8")
-        if quick:
-            return first_failure(folder, planted.tests, 240)
-        parallel = ["-n", "auto"]
-        rest = ["-m", "not engines and not unmeasured"]
-        return first_failure(folder, [*parallel, *planted.tests], 120) or first_failure(
-            folder, [*parallel, *rest], 300
-        )
+        (arguments := Path(folder) / "tests").write_text("\n".join(tests), encoding="utf-8")
+        command = [sys.executable, "-m", "pytest", "-x", "--timeout=60", *reach.CHOSEN]
+        chosen = [*command, *reach.MEASURED, f"@{arguments}"]
+        killer = first_failure(chosen, Path(folder), known, seconds) if tests else None
+        return killer or first_failure([*command, *reach.REST], Path(folder), known, 300)
 
 
-def failure_without_a_bug(chosen: list[Planted]) -> str | None:
-    """A test that fails anyhow, and would seem to notice every bug."""
-    tests = list(dict.fromkeys(test for planted in chosen for test in planted.tests))
-    return first_failure(str(PACKAGE.parent), ["-n", "auto", *tests], 900)
-
-
-def first_failure(folder: str, tests: list[str], seconds: float) -> str | None:
-    """Of some tests, which take much less time than ``seconds`` if none of them hangs."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "--timeout=60"]
-    command += ["-p", "no:cacheprovider", "--backend=asyncio", "--backend=trio", *tests]
-    # Those that see that the checkout is what's tested; a copy of it never is.
-    command += ["--ignore=tests/test_packaging.py"]
-    environment = os.environ | {"PYTHONPATH": folder, "HYPOTHESIS_PROFILE": "mutants"}
+def first_failure(
+    command: list[str], folder: Path, known: reach.Reach, seconds: float
+) -> str | None:
+    environment = reach.environment(known.folder, folder)
     with (
         tempfile.TemporaryFile("w+") as output,
         subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=output, start_new_session=True
+            command,
+            cwd=reach.TESTS.parent,
+            env=environment,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         ) as process,
     ):
         try:
@@ -426,22 +354,25 @@ def main() -> int:
     parser.add_argument("words", nargs="*", default=[""])
     parser.add_argument("--random", type=int, metavar="COUNT")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--measured", type=Path, metavar="FOLDER")
     options = parser.parse_args()
     if options.random is None:
-        chosen = list(known_ones(options.words))
+        asked = [mutant for mutant in MUTANTS if any(word in mutant.file for word in options.words)]
+        chosen = [mutant.planted() for mutant in asked]
     else:
-        chosen = list(random_ones(options.words, options.random, options.seed))
-    if (failure := failure_without_a_bug(chosen)) is not None:
-        print(f"without any bug: {failure} fails")
-        return 2
-    survivors = 0
-    for planted in chosen:
-        killer = killer_of(planted, quick=options.quick)
-        survivors += killer is None
-        fate = "SURVIVES" if killer is None else f"killed by {killer}"
-        change = f"{' '.join(planted.right.split())} -> {' '.join(planted.wrong.split())}"
-        print(f"{planted.place}: {change}\n    {fate}", flush=True)
+        chosen = random_ones(options.words, options.random, options.seed)
+    with contextlib.ExitStack() as stack:
+        folder = options.measured or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        known = reach.known(folder)
+        calls = [(each, known.tests_of(each.file, each.line), known) for each in chosen]
+        threads = stack.enter_context(ThreadPoolExecutor(os.cpu_count()))
+        survivors = 0
+        for planted, killer in zip(
+            chosen, threads.map(lambda call: killer_of(*call), calls), strict=True
+        ):
+            survivors += killer is None
+            fate = "SURVIVES" if killer is None else f"killed by {killer}"
+            print(f"{planted}\n    {fate}", flush=True)
     print(f"{survivors} of {len(chosen)} mutants survive")
     return survivors > 0
 

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from mutants import MUTANTS, find_tests
+from mutants import MUTANTS
 
 import anyslots
 
@@ -251,8 +251,7 @@ print("all")
 
 @pytest.mark.parametrize("file", sorted({mutant.file for mutant in MUTANTS}))
 def test_what_mutants_change_is_there(file: str) -> None:
-    """Each bug that `nox -s mutants` plants has its place, and tests that should notice it."""
+    """Each bug that `nox -s mutants` plants has its place."""
     for mutant in MUTANTS:
         if mutant.file == file:
-            compile(mutant.source(), file, "exec")
-            assert find_tests([f"test_{name}" for name in mutant.tests.split()])
+            compile(mutant.planted().source, file, "exec")
