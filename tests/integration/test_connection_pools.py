@@ -9,10 +9,16 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
+from serving import serve
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 
 from anyslots import Executor, wait
 
@@ -87,3 +93,30 @@ async def test_sqlalchemy_with_aiosqlite(seed: int, tmp_path: Path) -> None:
     finally:
         await engine.dispose()
         gc.collect()
+
+
+async def page(request: Request) -> PlainTextResponse:
+    await asyncio.sleep(0.001)
+    return PlainTextResponse("word" * 1000)
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_httpx2(seed: int) -> None:
+    """No connection is left that isn't idle, and the client can still open as many as it may.
+
+    httpx 0.28 loses those that are cancelled as they open, in tasks of one's own as well.
+    """
+    async with (
+        serve(Starlette(routes=[Route("/", page)])) as url,
+        httpx2.AsyncClient(base_url=url, limits=httpx2.Limits(max_connections=SIZE)) as client,
+    ):
+
+        async def job() -> None:
+            assert (await client.get("/")).text
+
+        assert await interrupt_at_random(job, seed) > ROUNDS
+        transport: Any = client._transport
+        async with asyncio.timeout(5):
+            while not all(each.is_idle() for each in transport._pool.connections):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            await asyncio.gather(*[job() for _ in range(SIZE)])
