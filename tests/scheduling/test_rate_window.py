@@ -17,10 +17,13 @@ def cost(*args: object) -> float:
 
 
 class Exact:
-    """The same as a list of (time, charge), in exact numbers; reserved starts have no time."""
+    """The same as a list of (time, charge), in exact numbers; reserved starts have no time.
+
+    A sum is rounded once: 0.1 + 0.2 + 0.2 is 0.5 then.
+    """
 
     def __init__(self, limit: float, per: float) -> None:
-        self.limit = Fraction(limit)
+        self.limit = limit
         self.per = per
         self.starts: list[list] = []
 
@@ -33,7 +36,7 @@ class Exact:
             {t + self.per for t, _ in self.starts if t is not None and t + self.per > now}
         )
         for time in [now, *ends]:
-            if self.used(time) + Fraction(cost) <= self.limit:
+            if float(self.used(time) + Fraction(cost)) <= self.limit:
                 return time
         return math.inf
 
