@@ -24,7 +24,7 @@ def bar(loop: str, y: float, ratio: float) -> str:
     cut = "\u2009\u203a" if ratio > MOST else ""
     return (
         f'<rect class="{loop}" x="{LEFT}" y="{y}" width="{end - LEFT:.1f}" height="9"/>'
-        f'<text class="quiet" x="{end + 5:.1f}" y="{y + 8.5}">{ratio:.2f}{cut}</text>'
+        f'<text class="quiet" x="{end + 5:.1f}" y="{y + 8}" font-size="10">{ratio:.2f}{cut}</text>'
     )
 
 
