@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import trio
 
+# Without it, what another thread has let go of is freed later, or by the collector.
+HAS_GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
 HAS_UVLOOP = sys.platform != "win32"
 needs_uvloop = pytest.mark.skipif(not HAS_UVLOOP, reason="there's no uvloop for Windows")
 

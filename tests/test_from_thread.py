@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import gc
 import sys
 import threading
 import weakref
@@ -15,6 +16,7 @@ import anyio
 import pytest
 from anyio import to_thread, wait_all_tasks_blocked
 from anyio.lowlevel import checkpoint
+from runners import HAS_GIL
 
 from anyslots import Executor, ExecutorClosed, from_thread
 from anyslots._runtime.entry_queue import EntryQueue
@@ -528,4 +530,6 @@ async def test_a_done_future_keeps_no_argument(cancel: bool) -> None:
         await wait_all_tasks_blocked()
         del argument
         assert future.done()
+        if not HAS_GIL:
+            gc.collect()
         assert kept() is None

@@ -22,12 +22,11 @@ import anyio
 import pytest
 import trio
 from anyio.lowlevel import checkpoint
+from runners import HAS_GIL
 
 from anyslots import Executor, Future, JobCancelled, gather
 
 pytestmark = [pytest.mark.anyio, pytest.mark.unmeasured]
-
-HAS_GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
 
 variable: ContextVar[object] = ContextVar("variable")
 

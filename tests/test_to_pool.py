@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import gc
 import logging
 import random
 import socket
@@ -22,7 +23,7 @@ import pytest
 from anyio import to_thread, wait_all_tasks_blocked
 from anyio.lowlevel import checkpoint
 from pool_functions import add, die, fail, meet, pid
-from runners import run
+from runners import HAS_GIL, run
 
 from anyslots import Executor, JobCancelled, to_pool
 
@@ -475,4 +476,6 @@ async def test_nothing_is_kept() -> None:
         except LookupError:
             pass
         del argument
+        if not HAS_GIL:
+            gc.collect()
         assert await to_pool.run_sync(kept, pool=pool) is None
