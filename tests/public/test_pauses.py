@@ -1,4 +1,4 @@
-"""Pauses that end by themselves, and those that don't; in virtual time."""
+"""Pausing, and changing the number of slots, while jobs are queued and running."""
 
 from __future__ import annotations
 
@@ -7,353 +7,330 @@ from typing import Any
 
 import anyio
 import pytest
-from virtual_time import VIRTUAL_BACKENDS, run_in_virtual_time
+from jobs import Boom, Crew, Starts, give, ticks
+from virtual_time import virtual
 
-from anyslots import Executor, JobCancelled, Lane, Rate, gather
+from anyslots import Executor, JobCancelled, Lane, QueueTimeout, gather
 
-pytestmark = pytest.mark.parametrize("backend", VIRTUAL_BACKENDS)
-
-
-class Starts(list[float]):
-    async def __call__(self, seconds: float = 0) -> None:
-        self.append(anyio.current_time())
-        await anyio.sleep(seconds)
+owners = pytest.mark.parametrize("owner", ["executor", "lane"])
 
 
-def lane_of(executor: Executor, owner: str) -> Lane:
-    return executor if owner == "executor" else executor.lane()
+def limited(owner: str, slots: float = math.inf) -> tuple[Executor, Lane]:
+    """An executor, and itself or a lane of it; the one that's asked for has the limit."""
+    executor = Executor(slots if owner == "executor" else 99)
+    return executor, executor if owner == "executor" else executor.lane(slots=slots)
 
 
-# Each case: what's done at which times, and when a job starts that is submitted at 0.
+# When they end. What's done when (None: `resume`), and when a job starts that is submitted at 0.
 
-CASES: dict[str, tuple[list[tuple[float, str, float | None]], float]] = {
-    "it ends by itself": ([(0, "pause", 5)], 5),
-    "a later end extends it": ([(0, "pause", 5), (2, "pause", 4)], 6),
-    "an earlier end doesn't shorten it": ([(0, "pause", 5), (2, "pause", 1)], 5),
-    "none of them counts twice": ([(0, "pause", 5), (0, "pause", 5)], 5),
-    "0 does nothing": ([(0, "pause", 0)], 0),
-    "0 ends nothing": ([(0, "pause", 5), (2, "pause", 0)], 5),
-    "resume ends it": ([(0, "pause", 5), (2, "resume", None)], 2),
-    "resume ends all of them": (
-        [(0, "pause", 5), (1, "pause", 20), (2, "pause", None), (3, "resume", None)],
-        3,
-    ),
-    "the plain one outlives it": ([(0, "pause", 5), (0, "pause", None), (8, "resume", None)], 8),
-    "it outlives no plain one that was resumed": (
-        [(0, "pause", None), (1, "resume", None), (2, "pause", 5)],
-        1,
-    ),
-    "after resume a new one counts": (
-        [(0, "pause", 9), (1, "pause", None), (2, "resume", None), (2, "pause", 3)],
-        5,
-    ),
+ENDS: dict[str, tuple[list[tuple[float, Any]], float]] = {
+    "it ends by itself": ([(0, [5])], 5),
+    "a later end extends it": ([(0, [5]), (2, [4])], 6),
+    "an earlier end doesn't shorten it": ([(0, [5]), (2, [1])], 5),
+    "none of them counts twice": ([(0, [5]), (0, [5])], 5),
+    "0 does nothing": ([(0, [0])], 0),
+    "0 ends nothing": ([(0, [5]), (2, [0])], 5),
+    "resume ends it": ([(0, [5]), (2, None)], 2),
+    "resume ends all of them": ([(0, [5]), (1, [20]), (2, []), (3, None)], 3),
+    "resume ends a plain one twice": ([(0, []), (1, [None]), (2, None), (2, None)], 2),
+    "the plain one outlives it": ([(0, [5]), (0, []), (8, None)], 8),
+    "it outlives no plain one that was resumed": ([(0, []), (1, None), (2, [5])], 1),
+    "after resume a new one counts": ([(0, [9]), (1, []), (2, None), (2, [3])], 5),
+    "resume and pause at once leave it": ([(0, []), *[(1, None), (1, [])] * 3, (2, None)], 2),
+    "resume without any does nothing": ([(0, None)], 0),
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("owner", ["executor", "lane"])
-def test_when_a_pause_ends(backend, owner, case) -> None:
-    deeds, expected = CASES[case]
-
-    async def main() -> Starts:
-        starts = Starts()
-        async with Executor(1) as executor:
-            lane = lane_of(executor, owner)
-            at, what, argument = deeds[0]
-            assert at == 0
-            getattr(lane, what)(argument)
-            lane.submit(starts)
-            for at, what, argument in deeds[1:]:
-                if at > anyio.current_time():
-                    await anyio.sleep_until(at)
-                getattr(lane, what)(*([] if what == "resume" else [argument]))
-            await lane.join()
-        return starts
-
-    assert run_in_virtual_time(backend, main) == [expected]
+@pytest.mark.parametrize(("deeds", "expected"), ENDS.values(), ids=ENDS)
+@owners
+@virtual
+async def test_when_a_pause_ends(owner, deeds, expected):
+    executor, lane = limited(owner)
+    starts = Starts()
+    async with executor:
+        for number, (at, arguments) in enumerate(deeds):
+            if at > anyio.current_time():
+                await anyio.sleep_until(at)
+            if arguments is None:
+                lane.resume()
+            else:
+                lane.pause(*arguments)
+            if number == 0:
+                lane.submit(starts)
+        await lane.join()
+    assert starts.times == [expected]
 
 
-def test_whether_it_is_paused_is_its_own(backend) -> None:
-    async def main() -> None:
-        async with Executor(1) as executor:
-            lane = executor.lane()
-            inside = lane.lane()
-            lane.pause(5)
-            assert (executor.paused, lane.paused, inside.paused) == (False, True, False)
-            executor.pause()
-            assert (executor.paused, lane.paused, inside.paused) == (True, True, False)
-            await anyio.sleep(5)
-            assert (executor.paused, lane.paused) == (True, False)
-            executor.resume()
-            assert not executor.paused
-
-    run_in_virtual_time(backend, main)
-
-
-def test_a_pause_of_an_outer_lane_holds_and_lanes_beside_go_on(backend) -> None:
-    async def main() -> list[Starts]:
-        starts = [Starts(), Starts(), Starts()]
-        async with Executor(1) as executor:
-            lane = executor.lane()
-            lane.pause(4)
-            for each, note in zip((lane.lane(), lane, executor), starts, strict=True):
-                each.submit(note)
-            await executor.join()
-        return starts
-
-    assert run_in_virtual_time(backend, main) == [[4], [4], [0]]
+@virtual
+async def test_it_is_paused_itself_not_what_is_around_it():
+    starts = Starts()
+    async with Executor(1) as executor:
+        lane = executor.lane(priority=9)
+        inside = lane.lane()
+        lane.pause(5)
+        assert (executor.paused, lane.paused, inside.paused) == (False, True, False)
+        for each in (inside, lane, executor):
+            each.submit(starts)
+        await anyio.sleep(1)
+        executor.pause()
+        executor.submit(starts)
+        await anyio.sleep(4)
+        assert (executor.paused, lane.paused) == (True, False)
+        await anyio.sleep(1)
+        executor.resume()
+        assert not executor.paused
+    assert starts.times == [0, 6, 6, 6]
 
 
-@pytest.mark.parametrize("owner", ["executor", "lane"])
-def test_a_pause_outlives_the_body(backend, owner) -> None:
-    """The block waits for its end, and then for what was queued."""
-
-    async def main() -> tuple[Starts, float]:
-        starts = Starts()
-        async with Executor(1) as executor:
-            lane = lane_of(executor, owner)
-            lane.pause(5)
-            lane.submit(starts, 1)
-            lane.submit(starts, 1)
-        return starts, anyio.current_time()
-
-    assert run_in_virtual_time(backend, main) == ([5, 6], 7)
-
-
-def test_a_pause_delays_the_end_of_no_empty_block(backend) -> None:
-    async def main() -> float:
-        async with Executor(1) as executor:
-            executor.pause(5)
-        return anyio.current_time()
-
-    assert run_in_virtual_time(backend, main) == 0
-
-
-def test_a_plain_pause_ends_with_the_body_if_nothing_can_end_it(backend) -> None:
-    async def main() -> tuple[Starts, Starts]:
-        plain, timed = Starts(), Starts()
-        async with Executor(2) as executor:
-            first, second = executor.lane(), executor.lane()
-            first.pause()
-            second.pause(3)
-            executor.submit(anyio.sleep, 1)
-            first.submit(plain)
-            second.submit(timed)
-        return plain, timed
-
-    assert run_in_virtual_time(backend, main) == ([1], [3])
+@owners
+@virtual
+async def test_running_jobs_go_on_and_nothing_new_starts(owner):
+    executor, lane = limited(owner, 2)
+    crew = Crew()
+    async with executor:
+        first = [lane.submit(crew.job, number) for number in range(2)]
+        await ticks(9)
+        lane.pause()
+        for number in range(2, 5):
+            lane.submit(crew.job, number)
+        await lane.enqueue(crew.job, 5)
+        crew.release()
+        assert await gather(*first) == [0, 1]
+        await ticks(9)
+        assert crew.begun == [0, 1]
+        assert (lane.statistics().queued, lane.statistics().running) == (4, 0)
+        lane.slots = 3  # counts after the pause
+        await ticks(9)
+        assert crew.begun == [0, 1]
+        lane.resume()
+        await ticks(9)
+        assert crew.begun == [0, 1, 2, 3, 4]
+        executor.cancel()
 
 
-def test_both_pauses_at_the_end_of_the_block(backend) -> None:
-    """The plain one ends, as nothing runs; the other one still holds."""
-
-    async def main() -> Starts:
-        starts = Starts()
-        async with Executor(1) as executor:
-            executor.pause()
-            executor.pause(4)
-            executor.submit(starts)
-        return starts
-
-    assert run_in_virtual_time(backend, main) == [4]
-
-
-def test_the_grace_of_shutdown_is_not_longer_for_a_pause(backend) -> None:
-    async def main() -> tuple[Starts, float]:
-        starts = Starts()
-        async with Executor(1) as executor:
-            executor.pause(10)
-            future = executor.submit(starts)
-            await executor.shutdown(grace=3)
-            with pytest.raises(JobCancelled):
-                await future
-        return starts, anyio.current_time()
-
-    assert run_in_virtual_time(backend, main) == ([], 3)
+@owners
+@virtual
+async def test_jobs_that_lose_their_permit_to_a_pause_keep_their_order(owner):
+    executor, lane = limited(owner, 2)
+    starts = Starts()
+    async with executor:
+        for number in range(4):
+            lane.submit(starts, number)
+        for _ in range(3):
+            lane.pause()
+            assert lane.statistics().queued == 4
+            await ticks(9)
+            lane.resume()
+        await lane.join()
+    assert starts.names == [0, 1, 2, 3]
 
 
-def test_shutdown_without_grace_waits_for_the_end_of_a_pause(backend) -> None:
-    async def main() -> tuple[Starts, float]:
-        starts = Starts()
-        async with Executor(1) as executor:
-            executor.pause(10)
-            executor.submit(starts, 2)
-            await executor.shutdown()
-            assert anyio.current_time() == 12
-        return starts, anyio.current_time()
-
-    assert run_in_virtual_time(backend, main) == ([10], 12)
-
-
-def test_cancelling_ends_a_paused_block_at_once(backend) -> None:
-    async def main() -> float:
-        with anyio.move_on_after(2):
-            async with Executor(1) as executor:
-                executor.pause(100)
-                executor.submit(anyio.sleep, 1)
-        return anyio.current_time()
-
-    assert run_in_virtual_time(backend, main) == 2
-
-
-def test_a_job_may_pause_its_own_lane(backend) -> None:
+@virtual
+async def test_a_job_may_pause_its_own_lane():
     """What `Retry-After` asks for: one job that's refused holds back the others of its lane."""
 
-    class Server(list[tuple[int, float]]):
-        async def __call__(self, number: int) -> None:
-            self.append((number, anyio.current_time()))
-            if number == 1:
-                lane.pause(7)
-
-    async def main() -> list[tuple[int, float]]:
-        nonlocal lane
-        server = Server()
-        async with Executor(4) as executor:
-            lane = executor.lane(slots=1)
-            for number in range(4):
-                lane.submit(server, number)
-        return server
-
-    lane: Any = None
-    assert run_in_virtual_time(backend, main) == [(0, 0), (1, 0), (2, 7), (3, 7)]
-
-
-def test_pauses_of_many_jobs_add_up_to_the_latest_end(backend) -> None:
-    async def refused(seconds: float) -> None:
+    async def job(number: int, seconds: float) -> None:
+        await starts(number)
         lane.pause(seconds)
-        await anyio.sleep(0.5)
 
-    async def main() -> Starts:
-        nonlocal lane
-        starts = Starts()
-        async with Executor(4) as executor:
-            lane = executor.lane()
-            for seconds in (3, 9, 2):
-                lane.submit(refused, seconds)
-                await anyio.lowlevel.checkpoint()
-            await anyio.sleep(0.1)
-            lane.submit(starts)
-        return starts
-
-    lane: Any = None
-    (start,) = run_in_virtual_time(backend, main)
-    assert start >= 3  # the first one's end, at least: it's what kept the others from starting
-
-
-def test_running_jobs_go_on_and_lenders_come_back(backend) -> None:
-    """A job that waits for another one goes on with its slot, whatever is paused."""
-
-    async def parent() -> float:
-        child = lane.submit(anyio.sleep, 2)
+    async def pause_and_resume() -> None:
+        lane.pause()
         await anyio.sleep(1)
-        lane.pause(50)
-        executor.pause(50)
-        await child
-        return anyio.current_time()
+        lane.resume()
 
-    async def main() -> float:
-        nonlocal executor, lane
-        async with Executor(2) as executor:
-            lane = executor.lane()
-            return await lane.submit(parent)
-
-    executor: Any = None
-    lane: Any = None
-    assert run_in_virtual_time(backend, main) == 2
+    starts = Starts()
+    async with Executor(4) as executor:
+        lane = executor.lane(slots=1)
+        for number, seconds in enumerate([0, 7, 0, 0]):
+            lane.submit(job, number, seconds)
+        lane.submit(pause_and_resume)
+        lane.submit(starts, "behind")
+    assert starts == [(0, 0), (1, 0), (2, 7), (3, 7), ("behind", 8)]
 
 
-def test_submitting_goes_on_while_paused(backend) -> None:
-    async def main() -> None:
+@owners
+@virtual
+async def test_while_paused_jobs_are_submitted_cancelled_and_time_out(owner):
+    executor, lane = limited(owner, 1)
+    lane.max_pending, lane.queue_timeout = 2, 3
+    async with executor:
+        lane.pause()
+        futures = [lane.submit(give), await lane.enqueue(give)]
+        with pytest.raises(anyio.WouldBlock):
+            lane.submit(give)
+        async with anyio.create_task_group() as group:
+            group.start_soon(lane.join)
+            await ticks(9)
+            futures[0].cancel()
+            lane.cancel()
+            assert all(future.cancelled() for future in futures)
+        assert lane.paused
+        with pytest.raises(QueueTimeout):
+            await lane.submit(give)
+        assert anyio.current_time() == 3
+
+
+# At the end.
+
+
+@owners
+@pytest.mark.parametrize("end", ["leave", "shutdown", "shutdown with grace"])
+@virtual
+async def test_a_plain_pause_ends_once_nothing_runs_that_could_end_it(owner, end):
+    executor, lane = limited(owner)
+    executor.slots = 2
+    starts = Starts()
+    async with executor:
+        executor.submit(starts, "other", 5)
+        lane.submit(starts, "running", 3)
+        await anyio.sleep(1)
+        lane.pause()
+        for name in ("a", "b", "c"):
+            lane.submit(starts, name, 1)
+        if end != "leave":
+            await executor.shutdown(grace=100 if end == "shutdown with grace" else None)
+    assert starts == [("other", 0), ("running", 0), ("a", 5), ("b", 5), ("c", 6)]
+    assert anyio.current_time() == 7
+
+
+@owners
+@virtual
+async def test_a_running_job_may_pause_and_resume_at_the_end(owner):
+    async def take_a_break() -> None:
+        await anyio.sleep(1)
+        lane.pause()
+        await anyio.sleep(1)
+        lane.submit(starts)
+        await anyio.sleep(1)
+        lane.resume()
+        await anyio.sleep(3)
+        lane.pause()  # the last one's, or its callback's, doesn't keep the block from ending
+        lane.submit(starts)
+
+    executor, lane = limited(owner)
+    starts = Starts()
+    async with executor:
+        executor.submit(take_a_break).add_done_callback(lambda _: lane.pause())
+    assert (starts.times, anyio.current_time()) == ([3, 6], 6)
+
+
+@virtual
+async def test_an_exception_cancels_what_a_pause_held_back():
+    crew = Crew()
+    with pytest.raises(Boom):
         async with Executor(1) as executor:
-            lane = executor.lane(max_pending=2)
-            lane.pause(5)
-            lane.submit(anyio.sleep, 0)
-            await lane.enqueue(anyio.sleep, 0)
-            with pytest.raises(anyio.WouldBlock):
-                lane.submit(anyio.sleep, 0)
-            await lane.enqueue(anyio.sleep, 0)
-            assert anyio.current_time() == 5
-
-    run_in_virtual_time(backend, main)
+            executor.pause()
+            future = executor.submit(crew.job)
+            raise Boom
+    assert future.cancelled()
+    assert crew.begun == []
 
 
-def test_cancelling_and_timing_out_go_on_while_paused(backend) -> None:
-    async def main() -> list[type[BaseException]]:
-        async with Executor(1, queue_timeout=3) as executor:
-            executor.pause(5)
-            futures = [executor.submit(anyio.sleep, 0) for _ in range(2)]
-            await anyio.sleep(1)
-            assert futures[0].cancel()
-            assert futures[0].cancelled()
-            results = await gather(*futures, return_exceptions=True)
-            assert anyio.current_time() == 3
-            return [type(result).__name__ for result in results]
+@pytest.mark.parametrize(("grace", "ends"), [(3, 3), (None, 12)])
+@owners
+@virtual
+async def test_a_timed_pause_outlives_the_body_but_no_grace(owner, grace, ends):
+    executor, lane = limited(owner, 1)
+    starts = Starts()
+    async with executor:
+        lane.pause()
+        lane.pause(10)
+        future = lane.submit(starts, None, 2)
+        if grace:
+            await executor.shutdown(grace)
+            with pytest.raises(JobCancelled, match="shut down"):
+                future.result()
+            assert future.slot is None
+    assert starts.times == ([] if grace else [10])
+    assert anyio.current_time() == ends
 
-    assert run_in_virtual_time(backend, main) == ["JobCancelled", "QueueTimeout"]
 
-
-def test_a_pause_and_a_rate(backend) -> None:
-    async def main() -> Starts:
-        starts = Starts()
-        async with Executor(math.inf, rate=Rate(1, per=4)) as executor:
-            for _ in range(3):
-                executor.submit(starts)
-            await anyio.sleep(1)
-            executor.pause(6)
-        return starts
-
-    assert run_in_virtual_time(backend, main) == [0, 7, 11]
+@virtual
+async def test_an_empty_or_cancelled_block_ends_in_a_pause():
+    async with Executor(1) as executor:
+        executor.pause(5)
+    assert anyio.current_time() == 0
+    with anyio.move_on_after(2):
+        async with Executor(1) as executor:
+            executor.pause(100)
+            executor.submit(give)
+    assert anyio.current_time() == 2
 
 
 @pytest.mark.parametrize("value", [-1, -0.1, math.nan, math.inf, 10**400, "1", True, 1j, [1]])
-@pytest.mark.parametrize("owner", ["executor", "lane"])
-def test_bad_pauses(backend, owner, value) -> None:
-    async def main() -> Starts:
-        starts = Starts()
-        async with Executor(1) as executor:
-            lane = lane_of(executor, owner)
-            with pytest.raises((TypeError, ValueError), match="seconds"):
-                lane.pause(value)
-            assert not lane.paused
-            lane.submit(starts)
-        return starts
-
-    assert run_in_virtual_time(backend, main) == [0]
-
-
-def test_before_the_block_it_cannot_be_paused(backend) -> None:
+@owners
+@virtual
+async def test_bad_pauses(owner, value):
+    executor, lane = limited(owner)
     with pytest.raises(RuntimeError, match="async with"):
-        Executor(1).pause(5)
+        lane.pause(5)
+    async with executor:
+        with pytest.raises((TypeError, ValueError), match="seconds"):
+            lane.pause(value)
+        assert not lane.paused
+        await lane.submit(give)
 
 
-# The faults that a pause of one's own, by a task that sleeps and then resumes, used to have.
+# Resizing. Numbers of slots, and what has begun by then; the first at once, the others in turn.
+
+SIZES: dict[str, list[tuple[list[float], int]]] = {
+    "more": [([2], 2), ([3], 3), ([7], 7), ([math.inf], 10)],
+    "fewer, and more again, in one step": [([3], 3), ([1, 3], 3), ([2, 4], 4)],
+    "fewer before any has begun": [([4, 1], 1), ([3, 2], 2)],
+    "no limit and back": [([1, math.inf, 2, math.inf, 3], 3)],
+}
 
 
-def test_a_second_refusal_is_not_cut_short_by_the_end_of_the_first(backend) -> None:
-    async def main() -> Starts:
-        starts = Starts()
-        async with Executor(1) as executor:
-            executor.pause(2)
-            await anyio.sleep(1)
-            executor.pause(10)
-            executor.submit(starts)
-            await anyio.sleep(1.5)
-            assert executor.paused
-        return starts
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+@owners
+@virtual
+async def test_resizing_starts_as_many_as_there_are_free_slots(owner, sizes):
+    executor, lane = limited(owner, 5)
+    crew = Crew()
+    lane.slots = sizes[0][0][0]  # before the executor is entered
+    async with executor:
+        for number in range(10):
+            lane.submit(crew.job, number)
+        for slots, begun in sizes:
+            for lane.slots in slots:
+                assert lane.slots == lane.statistics().slots
+            await ticks(9)
+            assert crew.begun == [*range(begun)]
+        executor.cancel()
 
-    assert run_in_virtual_time(backend, main) == [11]
+
+@owners
+@virtual
+async def test_fewer_slots_let_running_jobs_finish(owner):
+    executor, lane = limited(owner, 3)
+    crew = Crew()
+    async with executor:
+        futures = [lane.lane().submit(crew.job, number) for number in range(6)]
+        await ticks(9)
+        lane.slots = 2
+        for running, begun in [(3, 3), (2, 3), (2, 4)]:
+            await ticks(9)
+            assert crew.running == lane.statistics().running == running
+            assert len(crew.begun) == begun
+            futures[6 - running - begun].cancel()
+        executor.cancel()
 
 
-def test_the_end_of_a_pause_does_not_resume_what_was_paused_by_hand(backend) -> None:
-    async def main() -> Starts:
-        starts = Starts()
-        async with Executor(1) as executor:
-            executor.pause()
-            executor.pause(2)
-            executor.submit(starts)
-            await anyio.sleep(5)
-            assert executor.paused
-            executor.resume()
-        return starts
+@owners
+@virtual
+async def test_slots_that_shrink_job_by_job(owner):
+    async def job(number: int) -> None:
+        nonlocal running
+        running += 1
+        assert running <= lane.slots
+        await anyio.sleep(1)
+        running -= 1
+        if number % 4 == 3:
+            lane.slots -= 1
 
-    assert run_in_virtual_time(backend, main) == [5]
+    running = 0
+    executor, lane = limited(owner, 5)
+    async with executor:
+        for number in range(16):
+            lane.submit(job, number)
+    assert (lane.slots, anyio.current_time()) == (1, 5)
