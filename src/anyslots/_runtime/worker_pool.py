@@ -134,7 +134,9 @@ class WorkerPool:
             self.gate_scopes[gate].cancel()
 
     def _notify(self) -> None:
-        if not self.closed:
+        # What waits in the stream already wakes as many of the idle workers, and those that looked
+        # by themselves have left theirs there.
+        if not self.closed and self.wakeups.statistics().current_buffer_used < self.idle:
             self.wakeups.send_nowait(None)
 
     def spawn_workers(self) -> None:
