@@ -61,7 +61,7 @@ async def test_children_are_those_with_jobs_or_held() -> None:
         gc.collect()
         assert [lane.name for lane in executor.children] == [
             "with a job",
-            "of a job inside",
+            "of one inside",
             "held",
         ]
         assert executor.children[1].children[0].name == "inside"
