@@ -523,7 +523,7 @@ async def test_a_done_future_keeps_no_argument(cancel: bool) -> None:
     async with Executor(1) as executor:
         argument = Argument()
         kept = weakref.ref(argument)
-        future = await in_thread(from_thread.submit, executor, ignore, argument)
+        future = in_blocking_thread(from_thread.submit, executor, ignore, argument)
         if cancel:
             future.cancel()
         await executor.join()
