@@ -109,7 +109,7 @@ class Tree:
             self.host.woken -= 1
             if (job := self.scheduler.claim()) is not None:
                 if job.node.is_attended:
-                    job.value = self.scheduler.tree.next_number()  # as workers do
+                    job.value = next(self.scheduler.tree.numbers)  # as workers do
                 jobs.append(job)
         return jobs
 

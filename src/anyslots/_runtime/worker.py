@@ -185,7 +185,7 @@ class Worker(Lender):
         swapped = runtime.backend.swapped_context()
         transaction = runtime.scheduler.transaction
         current_time = runtime.current_time
-        next_number = runtime.scheduler.tree.next_number
+        numbers = runtime.scheduler.tree.numbers
         context: Any
         value: Any
         instant = 0
@@ -196,7 +196,7 @@ class Worker(Lender):
                 context = job.context
                 if job.node.is_attended:
                     context = context.copy()  # its next attempt begins in this one
-                    job.value = next_number()
+                    job.value = next(numbers)
                     self.started = current_time()
                     if job.node.timeout is not None:
                         self._limit_time(job)

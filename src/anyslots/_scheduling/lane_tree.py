@@ -6,7 +6,6 @@ import heapq
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable
 from typing import Any, Protocol
 
 from .job import Job
@@ -48,7 +47,7 @@ class LaneTree:
         "dropped",
         "host",
         "loans",
-        "next_number",
+        "numbers",
         "root",
         "timers",
     )
@@ -59,7 +58,7 @@ class LaneTree:
         self.timers: Timers[LaneState] = Timers()
         self.loans = Loans(root)
         # Numbers jobs by age, in the order of first starts, should they be retried.
-        self.next_number: Callable[[], int] = itertools.count().__next__
+        self.numbers = itertools.count()
         # Lanes whose handle is gone: appended to by finalizers, in any thread.
         self.dropped: deque[LaneState] = deque()
 
@@ -129,7 +128,7 @@ class LaneTree:
         if node.queue_deadlines is None:
             node.queue_deadlines = []
         deadline = self.host.current_time() + node.queue_timeout
-        heapq.heappush(node.queue_deadlines, (deadline, self.next_number(), job))
+        heapq.heappush(node.queue_deadlines, (deadline, next(self.numbers), job))
         self.update_timer(node)
 
     def update_ready(self, node: LaneState) -> None:

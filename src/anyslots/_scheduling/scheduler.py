@@ -233,7 +233,7 @@ class Scheduler:
         if job.attempt is None:
             job.attempt = attempt = Attempts()
             attempt.count = 1
-            attempt.number = self.tree.next_number() if job.value is None else job.value
+            attempt.number = next(self.tree.numbers) if job.value is None else job.value
             attempt.first_start = self.host.current_time() if started is None else started
         assert job.slot is not None
         self._feed_back(job, FAILED)

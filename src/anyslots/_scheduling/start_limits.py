@@ -67,7 +67,7 @@ class StartLimits:
         job.attempt = attempt = Attempts()
         attempt.count = 1
         attempt.first_start = now = now + error
-        attempt.number = self.tree.next_number()
+        attempt.number = next(self.tree.numbers)
         attempt.charges = [(window, window.count(now)) for window in node.path_windows]
         return True
 
@@ -115,7 +115,7 @@ class StartLimits:
         attempt = job.attempt = job.attempt or Attempts()
         if not attempt.count:
             attempt.first_start = now
-            attempt.number = self.tree.next_number()
+            attempt.number = next(self.tree.numbers)
         attempt.count += 1
         if attempt.charges:
             for window, charge in attempt.charges:
