@@ -20,7 +20,6 @@ from anyslots._scheduling.admission import Admission
 from anyslots._scheduling.job import CANCELLED, FAILED, PERMIT, QUEUED, RUNNING, SUCCEEDED, Job
 from anyslots._scheduling.job_queue import JobQueue
 from anyslots._scheduling.lane_state import NEVER, NO_LIMIT, LaneState
-from anyslots._scheduling.lane_tree import LaneTree
 from anyslots._scheduling.permits import Permits
 from anyslots._scheduling.rates import Rate, RateWindow
 from anyslots._scheduling.retries import Retry
@@ -92,14 +91,6 @@ class CheckedPermits(Permits):
         self.walk.started(job)
         self.walk.count_running()
 
-
-class CheckedTree(LaneTree):
-    __slots__ = ()
-
-    @property
-    def walk(self) -> Walk:
-        return self.root.runtime
-
     def hand_over(self, node: LaneState) -> Job[Any] | None:
         allowed = self.walk.allowed()
         job = super().hand_over(node)
@@ -146,7 +137,6 @@ class Walk:
         self.scheduler: Checked = self.tree.scheduler  # type: ignore[assignment]
         self.scheduler.admission.__class__ = CheckedAdmission
         self.scheduler.permits.__class__ = CheckedPermits
-        self.scheduler.tree.__class__ = CheckedTree
         self.tree.root.runtime = self
         self.lanes = [self.tree.root]
         self.forgotten: list[LaneState] = []
