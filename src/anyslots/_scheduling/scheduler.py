@@ -188,9 +188,10 @@ class Scheduler:
         following.status = RUNNING
         following.holder = holder
         following.slot = job.slot
-        transaction.busy = False
         if transaction.is_pending:
-            transaction.deliver()
+            self.close_transition()  # who is notified sees timers, too, as they are
+        else:
+            transaction.busy = False
         return following
 
     def _succeed_freely(self, job: Job[Any], holder: Holder | None) -> Job[Any] | None:

@@ -30,6 +30,12 @@ class StartLimits:
         now = self.host.current_time()
         lane: LaneState | None = node
         while lane is not None:
+            gate = lane.gate
+            if gate is not None and gate.is_called and not gate.admissions:
+                # Nothing starts here before it returns: no rate around shall stop others for it.
+                gate.is_awaited = True
+                self.tree.update_limit(lane)
+                return False
             for window in lane.windows:
                 cost = 1 if costs is None else costs.get(window, 1)
                 until = window.available_at(now, cost)
