@@ -409,3 +409,34 @@ def test_a_job_that_would_start_at_once_needs_no_capacity() -> None:
     assert not tree.scheduler.may_submit(new_job(tree.root))
     assert tree.claim()
     assert not tree.scheduler.may_submit(new_job(tree.root))
+
+
+def test_a_rate_stops_no_others_for_a_lane_whose_gate_is_being_called() -> None:
+    """Its head doesn't fit into the rate around, and couldn't start if it did."""
+    tree = Tree()
+    inner = tree.lane(gate=True, priority=1)
+    first, second = tree.submit(inner), tree.submit(inner)
+    tree.control.admit(inner, inner.gate)
+    free = tree.submit(tree.root)
+    rate = Rate(1, per=10, cost=lambda: 1)
+    tree.control.set_rates(tree.root, [rate], {first: {0: 1}, second: {0: 1}, free: {0: 0}})
+    assert tree.claim() == [first, free]
+    assert (second.status, tree.root.limit > 0) == (QUEUED, True)
+
+
+def test_who_is_notified_of_a_job_that_is_handed_over_sees_timers_as_they_are() -> None:
+    """A lane inside ends with the job, and its timer with the lane."""
+    seen = []
+    tree = Tree(slots=1)
+    ended = tree.submit(tree.lane())
+    following = tree.submit(tree.lane())
+    tree.claim()
+    scheduler = tree.scheduler
+
+    def look() -> None:
+        seen.append((following.status, scheduler.deadline, scheduler.tree.timers.next_deadline()))
+
+    ended.add_listener(lambda _: scheduler.transaction.notify(look))
+    scheduler.tree.timers.set(ended.node, 5)
+    scheduler.succeed(ended)
+    assert seen == [(RUNNING, 5, 5)]
