@@ -27,7 +27,7 @@ def test_cpythons_own_tests(backend: str) -> None:
 
 
 @pytest.mark.engines
-@pytest.mark.parametrize(("what", "least"), [("bodies", 150), ("tasks", 80)])
+@pytest.mark.parametrize(("what", "least"), [("bodies", 150), ("tasks", 170)])
 def test_cpythons_own_tests_of_asyncio_as_jobs(what: str, least: int) -> None:
     """Tests of timeouts, groups, locks, queues and `wait_for` pass as jobs."""
     command = [sys.executable, "-W", "error", ASYNCIO_PROGRAM, what]
