@@ -131,7 +131,8 @@ class Lane(BaseLane, Maps):
         """Submit like `submit`, but wait until there's capacity in the queue.
 
         Waiters are admitted in FIFO order. If ``max_pending`` is 0, this waits until a slot takes
-        the job. Cancelled while it waits, the job never runs. Raises `ExecutorClosed` if the lane
+        the job. Cancelled while it waits, the job never runs; if it has begun, its future is
+        returned, and the next checkpoint is cancelled. Raises `ExecutorClosed` if the lane
         or its executor is closed meanwhile, or the executor begins to shut down and this isn't one
         of its own jobs, and else what `submit` raises but `anyio.WouldBlock`.
 
@@ -155,9 +156,12 @@ class Lane(BaseLane, Maps):
         submitter = Submitter(self._runtime, job, is_own=is_own)
         try:
             await submitter.wait()
-        except BaseException:
-            self._runtime.cancel_job(job, None)
-            raise
+        except self._runtime.backend.cancelled as error:
+            if not submitter.served or job.status is QUEUED:
+                self._runtime.cancel_job(job, None)
+                raise
+            # Its job was taken before the cancellation came, and has begun.
+            self._runtime.backend.redeliver_cancel(error)
         if not submitter.served:
             await anyio.lowlevel.checkpoint_if_cancelled()
             raise ExecutorClosed(f"{self!r} was closed before there was capacity for the job")

@@ -15,9 +15,19 @@ import anyio.from_thread
 import anyio.to_thread
 import pytest
 from anyio.lowlevel import checkpoint
+from jobs import all_blocked, counts
 from virtual_time import VIRTUAL_BACKENDS, run_in_virtual_time
 
-from anyslots import BlockingExecutor, Executor, JobCancelled, QueueTimeout, Rate, Results, gather
+from anyslots import (
+    BlockingExecutor,
+    Executor,
+    Future,
+    JobCancelled,
+    QueueTimeout,
+    Rate,
+    Results,
+    gather,
+)
 from anyslots.instruments import Progress
 
 pytestmark = pytest.mark.anyio
@@ -93,7 +103,7 @@ async def test_enqueue_cancelled_at_every_turn(max_pending: float, native: bool)
                 if turn == 4:
                     release.set()
                 await asyncio.sleep(0)
-            had_run = len(ran)
+            was_waiting = not task.done()
             if native:
                 task.cancel()
             elif scopes:
@@ -101,10 +111,31 @@ async def test_enqueue_cancelled_at_every_turn(max_pending: float, native: bool)
             release.set()
             await asyncio.wait([task])
             await executor.join()
-            # One that had run before its submitter was awake is no longer waited for.
-            assert len(ran) == len(returned) or len(ran) == had_run, turns
+            assert len(ran) == len(returned), turns
+            assert task.cancelled() == (native and was_waiting), turns
             counts = executor.statistics()
             assert counts.submitted == counts.succeeded + counts.cancelled
+
+
+async def test_enqueue_cancelled_when_its_job_has_begun() -> None:
+    """A job's wait for its own slot is cancelled: the future is returned, then comes the end."""
+    release = anyio.Event()
+    returned: list[Future[None]] = []
+
+    async def submitter(executor: Executor) -> None:
+        returned.append(await executor.enqueue(release.wait))
+        await checkpoint()
+        raise AssertionError("the cancellation is lost")
+
+    async with Executor(1, max_pending=0) as executor:
+        future = executor.submit(submitter, executor)
+        await all_blocked()
+        assert counts(executor)[:3] == (0, 1, 1)
+        future.cancel()
+        await future.wait()
+        assert future.cancelled()
+        assert [each.running() for each in returned] == [True]
+        release.set()
 
 
 # Timeouts.

@@ -131,10 +131,11 @@ class AsyncioBackend:
                 if anyio.current_effective_deadline() == -math.inf:
                     return  # not a native one: it'll come again
 
-    def redeliver_cancel(self) -> None:
+    def redeliver_cancel(self, error: BaseException | None = None) -> None:
         task = _current_task()
         task.uncancel()
-        task.cancel()
+        # By the message, anyio's scopes know their own cancellations.
+        task.cancel(*(() if error is None else error.args[:1]))
 
     def task_done(self, task: object) -> bool:
         return isinstance(task, asyncio.Task) and task.done()

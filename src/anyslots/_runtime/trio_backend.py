@@ -94,8 +94,8 @@ class TrioBackend:
     def uncancel(self) -> Generator[Any, Any, None]:
         yield from lowlevel.cancel_shielded_checkpoint()
 
-    def redeliver_cancel(self) -> None:
-        """Nothing native to make come again."""
+    def redeliver_cancel(self, error: BaseException | None = None) -> None:
+        """Trio's come again by themselves."""
 
     def task_done(self, task: object) -> bool:
         return False
