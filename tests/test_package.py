@@ -221,6 +221,24 @@ print("trio" in sys.modules)
     assert python(code) == "False\n"
 
 
+@pytest.mark.parametrize("attributes", ["", "lowlevel = ModuleType('trio.lowlevel')"])
+def test_another_thread_may_be_importing_trio(attributes: str) -> None:
+    """An executor is entered while ``sys.modules`` has a part of trio."""
+    code = f"""
+import sys, anyio, anyslots
+from types import ModuleType
+trio = ModuleType("trio")
+{attributes and "trio." + attributes}
+sys.modules["trio"] = trio
+async def main():
+    async with anyslots.Executor(2) as executor:
+        return await executor.submit(anyio.sleep, 0)
+anyio.run(main)
+print("ran")
+"""
+    assert python(code) == "ran\n"
+
+
 def test_using_it_on_trio_imports_no_backend_for_asyncio() -> None:
     """Running jobs on trio needs neither anyio's backend for asyncio nor ours."""
     code = """
