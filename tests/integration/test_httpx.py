@@ -43,7 +43,9 @@ pytestmark = [
     [
         ("2.5", 2.5),
         ("-3", 0),
-        (format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True), 3600),
+        pytest.param(
+            format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True), 3600, id="a date"
+        ),
         ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
         *((nonsense, 7) for nonsense in (None, "", "soon", "nan", "inf", "Wed, 99 Oct 2015")),
     ],
