@@ -169,6 +169,19 @@ def test_progress_draws_a_bar_for_each_lane_in_a_terminal(backend: str) -> None:
     assert re.search(r"crawler / api .*━.* 3/3 +0 running +1\.2/s +2 failed", api)
 
 
+@pytest.mark.anyio
+async def test_progress_has_one_bar_for_each_of_several_new_lanes(anyio_backend) -> None:
+    """Lanes that have come since the last refresh, of a display that's on."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    async with Executor(2, instruments=[progress := Progress(console=console)]) as executor:
+        with progress:
+            for name in ("one", "two", "three"):
+                executor.lane(name).submit(anyio.sleep, 0)
+            lines = [str(line) for line in console.render_lines(progress)]
+            await executor.join()
+    assert len(lines) == 3
+
+
 def test_progress_can_be_part_of_another_display() -> None:
     """Printed like anything that rich draws, it's the bars as they are now."""
 

@@ -66,12 +66,14 @@ class _Bars(rich.progress.Progress):
         )
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        known = {task.fields["name"]: task.id for task in self.tasks}
         for count in self._counts():
-            if count.name not in known:
-                known[count.name] = self.add_task(escape(count.name), name=count.name)
+            # Looked for each time: `add_task` refreshes, and so has this add all that's missing.
+            found = (task.id for task in self.tasks if task.fields["name"] == count.name)
+            task_id = next(found, None)
+            if task_id is None:
+                task_id = self.add_task(escape(count.name), name=count.name)
             self.update(
-                known[count.name],
+                task_id,
                 total=count.total,
                 completed=count.done,
                 running=count.running,
