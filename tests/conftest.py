@@ -119,6 +119,12 @@ def loop_name(anyio_backend: tuple[str, dict[str, Any]]) -> str:
 
 
 @pytest.fixture
+def asyncio_only(loop_name: str) -> None:
+    if loop_name == "trio":
+        pytest.skip("asyncio's own")
+
+
+@pytest.fixture
 def in_soak() -> bool:
     return IN_SOAK
 

@@ -62,7 +62,7 @@ def result_of(future: Future[Any]) -> Any:
         return future.result()
     except JobCancelled as cancelled:
         if isinstance(cancelled.__cause__, asyncio.CancelledError):
-            raise cancelled.__cause__  # raised by the job itself, and not asked for
+            raise cancelled.__cause__ from None  # the job's own, that nobody asked for
         args = [str(cancelled).split(": ", 1)[1]] if ": " in str(cancelled) else []
         raise asyncio.CancelledError(*args) from None
 

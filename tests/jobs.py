@@ -16,9 +16,9 @@ class Boom(Exception):
     pass
 
 
-async def give(value: Any = None) -> Any:
+async def give(value: Any = None, turns: int = 1) -> Any:
     """A job that gives back what it got."""
-    await checkpoint()
+    await ticks(turns)
     return value
 
 
@@ -95,6 +95,11 @@ async def all_blocked() -> None:
     await anyio.wait_all_tasks_blocked()
 
 
+async def cancel_when_blocked(scope: anyio.CancelScope) -> None:
+    await all_blocked()
+    scope.cancel()
+
+
 def counts(lane: Lane) -> tuple[int, int, int, int, int, int]:
     """Its jobs: queued, running, lent, succeeded, failed and cancelled, which add up."""
     s = lane.statistics()
@@ -104,9 +109,14 @@ def counts(lane: Lane) -> tuple[int, int, int, int, int, int]:
     return parts
 
 
+def check_idle(lane: Lane) -> None:
+    """No job is queued, running or lent."""
+    assert sum(counts(lane)[:3]) == 0
+
+
 async def all_slots_work(executor: Executor) -> None:
     """Nothing is left; as many jobs run at once as there are slots, in theirs, and one waits."""
-    assert sum(counts(executor)[:3]) == 0
+    check_idle(executor)
     slots, crew = int(executor.slots), Crew()
     futures = [await executor.enqueue(crew.job) for _ in range(slots)]
     await ticks(20)

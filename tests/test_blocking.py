@@ -18,6 +18,7 @@ from typing import Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
+from jobs import give
 
 from anyslots import BlockingExecutor, ExecutorClosed, QueueTimeout, Rate, Retry
 from anyslots._blocking import finish_all
@@ -34,11 +35,6 @@ def backend(request: pytest.FixtureRequest) -> str:
 def pool(backend: str) -> Iterator[BlockingExecutor]:
     with BlockingExecutor(2, backend=backend) as pool:
         yield pool
-
-
-async def give(value: Any = None) -> Any:
-    await checkpoint()
-    return value
 
 
 def add(a: int, b: int) -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -21,6 +20,7 @@ import anyio.to_thread
 import pytest
 import trio
 from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint
+from jobs import ticks
 
 from anyslots import Executor, ExecutorClosed, Future, JobCancelled, gather
 
@@ -96,11 +96,6 @@ class Witness:
         finally:
             self.running -= 1
         return name
-
-
-async def ticks(count: int) -> None:
-    for _ in range(count):
-        await checkpoint()
 
 
 async def unharmed() -> str:
@@ -236,52 +231,6 @@ async def test_a_job_cancelled_before_its_first_step_passes_its_slot_on(delay: i
             await granted.wait()
             assert witness.order[:2] == ["behind", "later"]
             assert witness.most == 1
-        await all_slots_work(executor)
-
-
-@pytest.mark.parametrize("slots", [1, 2, 3])
-@pytest.mark.parametrize("delay", range(5))
-async def test_grants_taken_back_and_given_anew_start_every_job_once(slots: int, delay: int):
-    """Submitting and cancelling before anybody runs never loses a slot or passes the limit."""
-    witness = Witness()
-    async with Executor(slots) as executor:
-        kept = []
-        for round in range(12):
-            futures = [executor.submit(witness.job, (round, n)) for n in range(4)]
-            for future in futures[round % 4 :: 2]:
-                future.cancel()
-            kept += futures
-            await ticks(delay)
-        await executor.join()
-        for future in kept:
-            assert future.done()
-        assert sorted(witness.order) == sorted(f.result() for f in kept if not f.cancelled())
-        assert witness.order == sorted(witness.order)
-        assert witness.most == slots
-        await all_slots_work(executor)
-
-
-@pytest.mark.parametrize("delay", range(5))
-async def test_a_grant_held_between_two_instant_jobs_can_be_taken_back(delay: int):
-    """After a job that never waited, the worker lets others run: the next job may go meanwhile."""
-
-    async def instant():
-        pass
-
-    async with Executor(1) as executor:
-        for _ in range(10):
-            witness = Witness()
-            executor.submit(instant)
-            next_one = executor.submit(witness.job, "next")
-            await ticks(delay)
-            was_queued = not next_one.running() and not next_one.done()
-            next_one.cancel()
-            if was_queued:
-                assert next_one.cancelled()
-            later = [executor.submit(witness.job, n) for n in range(3)]
-            assert await gather(*later) == [0, 1, 2]
-            assert witness.most == 1
-            await executor.join()
         await all_slots_work(executor)
 
 
@@ -578,44 +527,6 @@ async def test_a_callback_cancels_other_jobs():
         await all_slots_work(executor)
 
 
-async def test_a_callback_of_a_cancelled_job_cancels_on():
-    """Callbacks of queued jobs that are cancelled may cancel more of the queue, and submit."""
-    async with Executor(1) as executor:
-        blocker = Waiting()
-        executor.submit(blocker)
-        futures = [executor.submit(unharmed) for _ in range(50)]
-        added = []
-
-        def cancel_next(position: int, _: Future[Any]) -> None:
-            added.append(executor.submit(unharmed))
-            for future in futures[position + 1 : position + 3]:
-                future.cancel()
-
-        for position, future in enumerate(futures):
-            future.add_done_callback(partial(cancel_next, position))
-        futures[0].cancel()
-        assert all(future.cancelled() for future in futures)
-        blocker.release.set()
-        assert await gather(*added) == ["unharmed"] * 50
-        assert executor.statistics().cancelled == 50
-
-
-async def test_a_callback_of_the_running_job_cancels_the_whole_executor():
-    """`Executor.cancel` in a done callback: that job keeps its result, and all slots live on."""
-    async with Executor(2) as executor:
-        trigger, other = Waiting(), Waiting()
-        first, running = executor.submit(trigger), executor.submit(other)
-        queued = [executor.submit(unharmed) for _ in range(5)]
-        first.add_done_callback(lambda _: executor.cancel("all"))
-        await trigger.begun.wait()
-        trigger.release.set()
-        await executor.join()
-        assert first.result() == "released"
-        assert running.cancelled()
-        assert all(future.cancelled() for future in queued)
-        await all_slots_work(executor)
-
-
 @pytest.mark.parametrize("waiters", [1, 3])
 async def test_a_callback_cancels_the_tasks_that_wait_for_the_same_future(waiters: int):
     """A waiter that's cancelled by a callback of the very future it awaits ends just once."""
@@ -647,48 +558,6 @@ async def test_a_callback_cancels_the_tasks_that_wait_for_the_same_future(waiter
         await all_slots_work(executor)
 
 
-async def test_a_callback_cancels_waiters_of_a_queued_job():
-    """The same while the future is settled by `cancel`: whoever called it goes on unharmed."""
-    async with Executor(1) as executor:
-        blocker = Waiting()
-        executor.submit(blocker)
-        queued = executor.submit(unharmed)
-        scope = anyio.CancelScope()
-        queued.add_done_callback(lambda _: scope.cancel())
-        told = []
-        with scope:
-            async with anyio.create_task_group() as group:
-                group.start_soon(queued.wait)
-                await ticks(3)
-                queued.add_done_callback(told.append)
-                assert queued.cancel() is True
-        assert queued.cancelled()
-        assert told == [queued]
-        blocker.release.set()
-
-
-async def test_a_callback_that_raises_a_cancelled_error_harms_nothing():
-    """`asyncio.CancelledError` is no `Exception`; in a callback it's an error like any other."""
-
-    def raises(_: Future[Any]) -> None:
-        raise asyncio.CancelledError
-
-    async with Executor(1) as executor:
-        blocker = Waiting()
-        running, queued = executor.submit(blocker), executor.submit(unharmed)
-        told: list[Future[Any]] = []
-        for future in (running, queued):
-            future.add_done_callback(raises)
-            future.add_done_callback(told.append)
-        await blocker.begun.wait()
-        assert queued.cancel() is True
-        assert told == [queued]
-        blocker.release.set()
-        assert await running == "released"
-        assert told == [queued, running]
-        await all_slots_work(executor)
-
-
 async def test_a_job_cancels_another_that_awaits_it():
     """A job cancels one that waits for it; that one ends at once, this one isn't disturbed."""
     async with Executor(2) as executor:
@@ -709,27 +578,6 @@ async def test_a_job_cancels_another_that_awaits_it():
         await ticks(5)
         release.set()
         assert await target is True
-        await all_slots_work(executor)
-
-
-async def test_two_jobs_cancel_each_other():
-    """Both are running, both cancel the other: the first to do so wins, and no slot is lost."""
-    async with Executor(2) as executor:
-        futures: list[Future[Any]] = []
-        ready = anyio.Event()
-
-        async def cancel_other(position: int):
-            await ready.wait()
-            said = futures[1 - position].cancel()
-            await ticks(2)
-            return said
-
-        futures += [executor.submit(cancel_other, position) for position in range(2)]
-        await ticks(4)
-        ready.set()
-        await executor.join()
-        assert any(future.cancelled() for future in futures)
-        assert all(future.done() for future in futures)
         await all_slots_work(executor)
 
 
@@ -843,72 +691,6 @@ async def test_a_cancel_as_the_job_ends_never_reaches_the_next_one(
                 future.exception()
         await all_slots_work(executor)
     assert outcomes == ({"ended"} if job is leaves_a_shield_when else {"cancelled", "ended"})
-
-
-@pytest.mark.parametrize("job", ENDINGS)
-@pytest.mark.parametrize("canceller", ["submitted before", "submitted after"])
-async def test_a_job_woken_together_with_its_canceller_ends_once(
-    job: Callable[[anyio.Event], Awaitable[str]], canceller: str
-):
-    """Two jobs are woken by one event, and the other one cancels this one, earlier or later."""
-
-    async def cancels(gate: anyio.Event, target: list[Future[Any]], delay: int):
-        await gate.wait()
-        await ticks(delay)
-        return target[0].cancel()
-
-    async with Executor(2) as executor:
-        for delay in range(4):
-            gate = anyio.Event()
-            target: list[Future[Any]] = []
-            if canceller == "submitted before":
-                other = executor.submit(cancels, gate, target, delay)
-                await ticks(3)
-            target.append(executor.submit(job, gate))
-            if canceller == "submitted after":
-                await ticks(3)
-                other = executor.submit(cancels, gate, target, delay)
-            following = [executor.submit(unharmed) for _ in range(3)]
-            await ticks(3)
-            gate.set()
-            assert await other in (True, False)
-            assert await gather(*following) == ["unharmed"] * 3
-            await executor.join()
-            counts = executor.statistics()
-            ended = counts.succeeded + counts.failed + counts.cancelled
-            assert ended == counts.submitted == 5 * (delay + 1)
-            if not target[0].cancelled():
-                target[0].exception()
-        await all_slots_work(executor)
-
-
-async def test_every_cancel_racing_an_end_gives_a_result_or_a_cancellation():
-    """Thousands of jobs, cancelled around the time they end: each settles one way, once."""
-    rng = random.Random(7)
-    settled = []
-    async with Executor(5) as executor:
-        futures: list[Future[int]] = []
-
-        async def job(number: int):
-            for _ in range(rng.randrange(3)):
-                await checkpoint()
-            if rng.random() < 0.5:
-                futures[rng.randrange(max(0, number - 8), number + 1)].cancel()
-            if rng.random() < 0.3:
-                await checkpoint()
-            return number
-
-        futures += [executor.submit(job, number) for number in range(2000)]
-        for future in futures:
-            future.add_done_callback(settled.append)
-        await executor.join()
-        counts = executor.statistics()
-        assert counts.succeeded + counts.cancelled == 2000
-        assert min(counts.succeeded, counts.cancelled) > 50
-        assert len(settled) == len(set(settled)) == 2000
-        for number, future in enumerate(futures):
-            assert future.cancelled() or future.result() == number
-        await all_slots_work(executor)
 
 
 # Slots.
@@ -1211,57 +993,6 @@ async def test_a_wait_cancelled_as_the_job_ends_is_cancelled_or_has_the_result(w
     assert outcomes == {True, False}
 
 
-@pytest.mark.parametrize("by", ["future", "executor"])
-@pytest.mark.parametrize("delay", range(8))
-async def test_a_join_ends_when_the_last_queued_job_is_cancelled(by: str, delay: int):
-    """Who waits for all jobs is told when the last is cancelled, granted a slot or not."""
-
-    async def instant():
-        pass
-
-    async with Executor(1) as executor, anyio.create_task_group() as group:
-        blocker = Waiting()
-        executor.submit(blocker)
-        executor.submit(instant)
-        last = executor.submit(Waiting())
-        group.start_soon(executor.join)
-        await ticks(4)
-        blocker.release.set()
-        # In one of these ticks the last job has a slot, but has not begun.
-        await ticks(delay)
-        if by == "executor":
-            executor.cancel()
-        else:
-            last.cancel()
-    assert last.cancelled()
-
-
-async def test_of_two_that_await_one_job_the_other_is_undisturbed():
-    """One of many awaiters is cancelled: all others get the result."""
-    async with Executor(1) as executor:
-        job = Waiting()
-        future = executor.submit(job)
-        got = []
-
-        async def awaiting(scope: anyio.CancelScope):
-            with scope:
-                got.append(await future)
-
-        scopes = [anyio.CancelScope() for _ in range(10)]
-        async with anyio.create_task_group() as group:
-            for scope in scopes:
-                group.start_soon(awaiting, scope)
-            await job.begun.wait()
-            await ticks(3)
-            for scope in scopes[::2]:
-                scope.cancel()
-            await ticks(3)
-            assert future.running()
-            job.release.set()
-        assert got == ["released"] * 5
-        assert [scope.cancelled_caught for scope in scopes] == [True, False] * 5
-
-
 async def test_awaiting_a_cancelled_job_cancels_nobody():
     """`JobCancelled` is an error: a task group reports it, and no scope takes it for its own."""
     async with Executor(1) as executor:
@@ -1347,28 +1078,6 @@ async def test_jobs_submitted_in_answer_to_a_cancellation_run():
         await executor.join()
         assert len(added) == 5
         assert await gather(*added) == ["unharmed"] * 5
-        await all_slots_work(executor)
-
-
-@pytest.mark.parametrize("delay", range(5))
-async def test_cancelling_again_and_again_while_jobs_unwind(delay: int):
-    """Every round cancels all there is; whoever is submitted in between lives or is cancelled."""
-    async with Executor(2) as executor:
-        unwinding = [Unwinding() for _ in range(2)]
-        futures = [executor.submit(job) for job in unwinding]
-        for job in unwinding:
-            await job.begun.wait()
-        for round in range(5):
-            executor.cancel(f"round {round}")
-            futures.append(executor.submit(unharmed))
-            await ticks(delay)
-        for job in unwinding:
-            job.release.set()
-        last = executor.submit(unharmed)
-        assert await last == "unharmed"
-        assert await futures.pop() == "unharmed"
-        for number, future in enumerate(futures):
-            assert f"round {max(0, number - 1)}" in await cancelled_by(future)
         await all_slots_work(executor)
 
 
@@ -2031,37 +1740,6 @@ async def test_entering_inside_a_cancelled_scope_ends_cancelled_and_runs_nothing
     assert "on" not in ran
 
 
-async def test_errors_of_jobs_are_not_lost_when_the_block_is_cancelled():
-    """A failure that nobody looked at is raised though the scope around was cancelled."""
-    with anyio.CancelScope() as scope, pytest.raises(ExceptionGroup) as info:
-        async with Executor(2) as executor:
-            await executor.submit(fails_at_once).wait()
-            executor.submit(Waiting())
-            scope.cancel()
-            await checkpoint()
-    assert [str(error) for error in info.value.exceptions] == ["at once"]
-    # The scope's cancellation stays inside the scope.
-    await ticks(3)
-
-
-async def test_a_cancelled_scope_ends_as_one_though_a_block_inside_raised_errors():
-    """Errors take the place of the cancellation at the block's end; then it's felt again."""
-    reached = []
-    with anyio.CancelScope() as scope:
-        with pytest.raises(ExceptionGroup):
-            async with Executor(2) as executor:
-                await executor.submit(fails_at_once).wait()
-                executor.submit(Waiting())
-                scope.cancel()
-                await anyio.sleep_forever()
-        reached.append("after the block")
-        await checkpoint()
-        reached.append("not cancelled")
-    assert scope.cancelled_caught
-    assert reached == ["after the block"]
-    await ticks(3)
-
-
 # Executors in executors.
 
 
@@ -2155,21 +1833,3 @@ async def test_waiting_for_a_cancelled_job_in_a_shield_takes_no_cpu(
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     assert wall >= 0.19
     assert cpu < 0.1
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="clocks are coarse")
-async def test_jobs_that_end_instantly_leave_room_for_a_cancellation():
-    """A queue of jobs that never wait can be cancelled while it runs."""
-    ran = []
-
-    async def instant():
-        ran.append(1)
-
-    async with Executor(1) as executor:
-        futures = [executor.submit(instant) for _ in range(10_000)]
-        await ticks(50)
-        executor.cancel()
-        ran_until_now = len(ran)
-        await executor.join()
-        assert 0 < len(ran) <= ran_until_now + 1 < 1000
-        assert all(future.done() for future in futures)

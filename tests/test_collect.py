@@ -12,8 +12,8 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import pytest
-from anyio import wait_all_tasks_blocked
 from anyio.lowlevel import checkpoint
+from jobs import Boom, all_blocked, fail, give
 from virtual_time import VIRTUAL_BACKENDS, run_in_virtual_time
 
 from anyslots import (
@@ -35,20 +35,6 @@ pytestmark = pytest.mark.anyio
 virtual = pytest.mark.parametrize("backend", VIRTUAL_BACKENDS)
 
 
-class Boom(Exception):
-    """What jobs raise."""
-
-
-async def give(value: Any = None) -> Any:
-    await checkpoint()
-    return value
-
-
-async def fail(error: Exception) -> None:
-    await checkpoint()
-    raise error
-
-
 async def after(seconds: float, outcome: Any = None) -> Any:
     await anyio.sleep(seconds)
     if isinstance(outcome, Exception):
@@ -58,13 +44,6 @@ async def after(seconds: float, outcome: Any = None) -> Any:
 
 async def forever() -> None:
     await anyio.sleep_forever()
-
-
-async def all_blocked() -> None:
-    """Wait until every other task waits for something."""
-    for _ in range(20):
-        await checkpoint()
-    await wait_all_tasks_blocked()
 
 
 async def one_of_each(executor: Executor) -> list[Future[Any]]:

@@ -17,6 +17,7 @@ import anyio
 import pytest
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
+from jobs import all_blocked
 from virtual_time import VIRTUAL_BACKENDS, run_in_virtual_time
 
 from anyslots import Executor, ExecutorClosed, Future, Lane, Rate, gather
@@ -24,14 +25,6 @@ from anyslots import Executor, ExecutorClosed, Future, Lane, Rate, gather
 pytestmark = pytest.mark.anyio
 
 variable: ContextVar[str] = ContextVar("variable")
-
-
-async def all_blocked() -> None:
-    """Wait until every other task waits for something."""
-    # On asyncio `wait_all_tasks_blocked` looks ten times a second: help it to be right at once.
-    for _ in range(10):
-        await checkpoint()
-    await anyio.wait_all_tasks_blocked()
 
 
 async def give(value: object = None) -> object:
@@ -414,21 +407,6 @@ async def test_giving_up_before_the_last_job_of_a_queue_ends(behind) -> None:
         assert begun == [*range(behind)]
         counts = executor.statistics()
         assert (counts.submitted, counts.cancelled) == (1 + behind, 0)
-
-
-async def test_a_native_cancellation_in_the_tick_of_being_let_in(loop_name) -> None:
-    """Under asyncio, a task that's cancelled when it has been let in already takes its job back."""
-    if loop_name == "trio":
-        pytest.skip("asyncio's own")
-    async with full() as queue:
-        task = asyncio.ensure_future(queue.enqueue("torn"))
-        await all_blocked()
-        queue.queued[0].cancel()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        queue.lane.submit(note, queue.begun, "next")
-    assert queue.begun == ["next"]
 
 
 @pytest.mark.unmeasured

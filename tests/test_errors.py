@@ -11,20 +11,14 @@ from typing import Any, NoReturn
 
 import anyio
 import pytest
-from anyio import wait_all_tasks_blocked
 from anyio.lowlevel import checkpoint
+from jobs import Boom, all_blocked, cancel_when_blocked, fail, give
 
 from anyslots import Executor, ExecutorClosed, Future, JobCancelled, gather
 
 pytestmark = pytest.mark.anyio
 
 POLICIES = ("hold", "cancel", "log")
-
-
-@pytest.fixture
-def only_asyncio(loop_name: str) -> None:
-    if loop_name == "trio":
-        pytest.skip("trio has no Task that could be cancelled")
 
 
 class Log(logging.Filter):
@@ -55,34 +49,12 @@ def log() -> Iterator[Log]:
     logging.getLogger("anyslots").removeFilter(log)
 
 
-async def all_blocked() -> None:
-    """Wait until every other task waits for something."""
-    # On asyncio `wait_all_tasks_blocked` looks ten times a second: help it to be right at once.
-    for _ in range(10):
-        await checkpoint()
-    await wait_all_tasks_blocked()
-
-
-class Boom(Exception):
-    """What jobs raise."""
-
-
 class BaseBoom(BaseException):
     """What jobs raise that is no `Exception`, nor anything else that is known."""
 
 
 class BodyError(Exception):
     """What the body of the block raises."""
-
-
-async def fail(error: BaseException) -> NoReturn:
-    await checkpoint()
-    raise error
-
-
-async def give(value: Any = None) -> Any:
-    await checkpoint()
-    return value
 
 
 async def submit_failed(executor: Executor, error: BaseException) -> Future[NoReturn]:
@@ -181,20 +153,12 @@ async def test_hold_raises_errors_that_nobody_looked_at(look: Look, log: Log) ->
     assert not log.entries
 
 
-@pytest.mark.usefixtures("only_asyncio")
+@pytest.mark.usefixtures("asyncio_only")
 async def test_asyncio_gather_looks_at_errors() -> None:
     """``asyncio.gather`` awaits the futures, so the block raises nothing for them."""
     async with Executor(1) as executor:
         futures = [executor.submit(fail, Boom()) for _ in range(3)]
         await asyncio.gather(*futures, return_exceptions=True)
-
-
-async def test_hold_raises_errors_of_jobs_whose_futures_were_dropped() -> None:
-    """An error is raised by the block though nobody kept the future."""
-    error = Boom()
-    with group_of(error):
-        async with Executor(1) as executor:
-            executor.submit(fail, error)
 
 
 async def test_hold_raises_all_errors_in_one_group_in_order() -> None:
@@ -218,17 +182,6 @@ async def test_hold_leaves_out_the_errors_that_were_looked_at() -> None:
             future = executor.submit(fail, seen)
             with pytest.raises(Boom, match="seen"):
                 await future
-
-
-async def test_group_of_a_thousand_errors_is_flat() -> None:
-    """However many jobs fail, the block raises one group that has them all side by side."""
-    with pytest.raises(ExceptionGroup) as caught:
-        async with Executor(10) as executor:
-            for number in range(1000):
-                executor.submit(fail, Boom(number))
-    assert sorted(error.args[0] for error in caught.value.exceptions) == list(range(1000))
-    assert all(type(error) is Boom for error in caught.value.exceptions)
-    assert all(error.__context__ is None for error in caught.value.exceptions)
 
 
 @pytest.mark.parametrize("on_error", ["hold", "cancel"])
@@ -276,16 +229,6 @@ async def test_cancelled_jobs_are_no_errors(on_error: Any, log: Log) -> None:
     assert not log.entries
 
 
-@pytest.mark.parametrize("on_error", POLICIES)
-async def test_block_whose_jobs_succeed_raises_nothing(on_error: Any, log: Log) -> None:
-    """Without failures the block raises nothing and logs nothing."""
-    async with Executor(2, on_error=on_error) as executor:
-        for number in range(5):
-            executor.submit(give, number)
-    assert executor.statistics().succeeded == 5
-    assert not log.entries
-
-
 async def test_held_error_can_be_looked_at_after_the_block() -> None:
     """An error that the block raised is still its future's."""
     error = Boom()
@@ -298,20 +241,6 @@ async def test_held_error_can_be_looked_at_after_the_block() -> None:
 
 
 # The body's own exceptions.
-
-
-@pytest.mark.parametrize("on_error", POLICIES)
-async def test_exception_of_the_body_leaves_unwrapped(on_error: Any, log: Log) -> None:
-    """What the body raises is what the block raises, the same object; jobs are cancelled."""
-    error = BodyError()
-    with pytest.raises(BodyError) as caught:
-        async with Executor(1, on_error=on_error) as executor:
-            futures = [executor.submit(anyio.sleep_forever), executor.submit(give)]
-            await all_blocked()
-            raise error
-    assert caught.value is error
-    assert all(future.cancelled() for future in futures)
-    assert not log.entries
 
 
 @pytest.mark.parametrize("on_error", ["hold", "log"])
@@ -473,11 +402,6 @@ async def test_hold_raises_unseen_errors_when_cancelled_from_outside(where: str,
     assert not log.entries
 
 
-async def cancel_when_blocked(scope: anyio.CancelScope) -> None:
-    await all_blocked()
-    scope.cancel()
-
-
 async def test_cancel_raises_the_error_when_cancelled_from_outside() -> None:
     """With "cancel", a failure that comes out of a cancellation from outside is raised, too."""
 
@@ -514,7 +438,7 @@ async def test_log_leaves_a_cancellation_from_outside_alone(log: Log) -> None:
     assert log.errors == ["Boom()"]
 
 
-@pytest.mark.usefixtures("only_asyncio")
+@pytest.mark.usefixtures("asyncio_only")
 @pytest.mark.parametrize("fails", [False, True])
 async def test_native_cancellation_is_not_lost(fails: bool) -> None:
     """A Task that is cancelled inside the block ends cancelled, though errors are raised first."""
@@ -658,33 +582,6 @@ async def test_cancel_raises_the_errors_of_the_unwinding_too() -> None:
             await anyio.sleep_forever()
 
 
-async def test_cancel_waits_for_the_unwinding() -> None:
-    """With "cancel", the block ends once the other jobs have unwound."""
-    release = anyio.Event()
-    unwound = []
-
-    async def job() -> None:
-        try:
-            await anyio.sleep_forever()
-        finally:
-            with anyio.CancelScope(shield=True):
-                await release.wait()
-            unwound.append(True)
-
-    async with anyio.create_task_group() as tg:
-        with group_of(error := Boom()):
-            async with Executor(2, on_error="cancel") as executor:
-                executor.submit(job)
-                executor.submit(fail, error)
-                tg.start_soon(set_when_blocked, release)
-        assert unwound
-
-
-async def set_when_blocked(event: anyio.Event) -> None:
-    await all_blocked()
-    event.set()
-
-
 async def test_cancel_closes_the_executor() -> None:
     """After the first error nothing begins any more, not even what is submitted by a cleanup."""
     refused = []
@@ -824,17 +721,6 @@ async def test_log_holds_constant_memory(log: Log) -> None:
     assert len(log.entries) == 50
 
 
-async def test_log_leaves_other_jobs_alone(log: Log) -> None:
-    """With "log", a failing job touches no other one."""
-    async with Executor(2, on_error="log") as executor:
-        futures = [executor.submit(give, number) for number in range(5)]
-        executor.submit(fail, Boom())
-        assert await gather(*futures) == [0, 1, 2, 3, 4]
-        await executor.join()
-        assert await executor.submit(give, 5) == 5
-    assert log.errors == ["Boom()"]
-
-
 async def test_hold_keeps_the_error_of_a_job_that_an_awaiter_was_cancelled_from(log: Log) -> None:
     """A task that was cancelled while it awaited the job has not looked at its error."""
     event = anyio.Event()
@@ -868,26 +754,6 @@ async def test_base_exception_fails_its_job_alone() -> None:
             other.cancel()
     assert caught.value.exceptions == (error,)
     assert future.exception() is error
-
-
-async def test_base_exception_is_raised_by_await() -> None:
-    """Awaiting a job that failed with a `BaseException` raises it, and it counts as seen."""
-    async with Executor(1) as executor:
-        with pytest.raises(BaseBoom):
-            await executor.submit(fail, BaseBoom())
-
-
-async def test_all_slots_go_on_after_base_exceptions() -> None:
-    """After failures of any kind as many jobs as ever run at once."""
-    event = anyio.Event()
-    async with Executor(3, on_error="log") as executor:
-        for _ in range(5):
-            for kind in (Boom, BaseBoom, StopAsyncIteration):
-                (await submit_failed(executor, kind())).exception()
-        futures = [executor.submit(event.wait) for _ in range(3)]
-        await all_blocked()
-        assert all(future.running() for future in futures)
-        event.set()
 
 
 @pytest.mark.parametrize("on_error", POLICIES)

@@ -15,9 +15,9 @@ from typing import Any
 
 import anyio
 import pytest
-from anyio import to_thread, wait_all_tasks_blocked
+from anyio import to_thread
 from anyio.lowlevel import checkpoint
-from runners import needs_uvloop
+from jobs import Boom, all_blocked, give
 from virtual_time import VIRTUAL_BACKENDS, run_in_virtual_time
 
 from anyslots import Executor, ExecutorClosed, Future, JobCancelled, Statistics, gather
@@ -25,29 +25,6 @@ from anyslots import Executor, ExecutorClosed, Future, JobCancelled, Statistics,
 pytestmark = pytest.mark.anyio
 
 POLICIES = ("hold", "cancel", "log")
-
-
-@pytest.fixture
-def only_asyncio(loop_name: str) -> None:
-    if loop_name == "trio":
-        pytest.skip("trio has no Task that could be cancelled")
-
-
-async def all_blocked() -> None:
-    """Wait until every other task waits for something."""
-    # On asyncio `wait_all_tasks_blocked` looks ten times a second: help it to be right at once.
-    for _ in range(10):
-        await checkpoint()
-    await wait_all_tasks_blocked()
-
-
-class Boom(Exception):
-    """What jobs and bodies raise."""
-
-
-async def give(value: Any = None) -> Any:
-    await checkpoint()
-    return value
 
 
 class Cleanup:
@@ -182,18 +159,6 @@ async def test_another_thread_may_read() -> None:
         event.set()
 
 
-async def test_many_executors_side_by_side() -> None:
-    """Executors know nothing of each other."""
-    async with Executor(1) as one, Executor(1) as other:
-        futures = [executor.submit(anyio.sleep_forever) for executor in (one, other)]
-        await all_blocked()
-        one.cancel()
-        await one.join()
-        assert futures[0].cancelled()
-        assert futures[1].running()
-        other.cancel()
-
-
 # Leaving.
 
 
@@ -281,140 +246,6 @@ async def release_when_all_clean_up(cleanup: Cleanup, number: int) -> None:
     assert (begun, ended) == (number, 0)
 
 
-@pytest.mark.parametrize("where", ["in the body", "while leaving"])
-async def test_outer_cancellation_cancels_the_jobs_and_waits_for_them(where: str) -> None:
-    """A cancelled scope around the block ends it once all jobs have unwound, and goes on."""
-    cleanup = Cleanup()
-    async with anyio.create_task_group() as tg:
-        with anyio.CancelScope() as scope:
-            async with Executor(2) as executor:
-                futures = [executor.submit(cleanup) for _ in range(4)]
-                tg.start_soon(cancel_and_release, scope, cleanup)
-                if where == "in the body":
-                    await anyio.sleep_forever()
-            pytest.fail("not cancelled")
-        assert scope.cancelled_caught
-        assert cleanup.ended == 2
-        assert all(future.cancelled() for future in futures)
-
-
-async def cancel_when_blocked(scope: anyio.CancelScope) -> None:
-    await all_blocked()
-    scope.cancel()
-
-
-async def cancel_and_release(scope: anyio.CancelScope, cleanup: Cleanup) -> None:
-    await all_blocked()
-    scope.cancel()
-    for _ in range(20):
-        await checkpoint()
-    begun, ended = cleanup.begun, cleanup.ended
-    cleanup.release.set()
-    assert (begun, ended) == (2, 0)
-
-
-async def test_outer_cancellation_before_any_job_has_begun() -> None:
-    """Jobs that were queued when the scope was cancelled get no further than a checkpoint."""
-    ran = []
-
-    async def job() -> None:
-        await checkpoint()
-        ran.append(True)
-
-    with anyio.CancelScope() as scope:
-        async with Executor(2) as executor:
-            futures = [executor.submit(job) for _ in range(3)]
-            scope.cancel()
-    assert scope.cancelled_caught
-    assert all(future.cancelled() for future in futures)
-    assert not ran
-
-
-async def test_executor_may_be_entered_in_a_cancelled_scope() -> None:
-    """In a scope that is cancelled already the block ends as soon as it may, with nothing left."""
-    with anyio.CancelScope() as scope:
-        scope.cancel()
-        async with Executor(1) as executor:
-            future = executor.submit(anyio.sleep_forever)
-            await checkpoint()
-            pytest.fail("not cancelled")
-    assert scope.cancelled_caught
-    assert future.cancelled()
-
-
-@pytest.mark.usefixtures("only_asyncio")
-@pytest.mark.parametrize("where", ["in the body", "while leaving"])
-async def test_native_cancellation_cancels_the_jobs_and_waits_for_them(where: str) -> None:
-    """``task.cancel()`` of the Task inside the block does what a cancelled scope does."""
-    cleanup = Cleanup()
-    cleanup.release.set()
-
-    async def main() -> None:
-        async with Executor(2) as executor:
-            for _ in range(4):
-                executor.submit(cleanup)
-            if where == "in the body":
-                await anyio.sleep_forever()
-
-    task = asyncio.create_task(main())
-    await all_blocked()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert task.cancelled()
-    assert cleanup.ended == 2
-
-
-@pytest.mark.parametrize(
-    "backend_options",
-    [{"debug": True}, pytest.param({"use_uvloop": True}, marks=needs_uvloop)],
-    ids=str,
-)
-def test_run_that_ends_ends_an_executor_in_a_forgotten_task(backend_options: Any) -> None:
-    """When asyncio's run cancels the task that holds an executor, its jobs unwind and it ends."""
-    events = []
-
-    async def job() -> None:
-        try:
-            await anyio.sleep_forever()
-        finally:
-            events.append("job")
-
-    async def service() -> None:
-        async with Executor(1) as executor:
-            executor.submit(job)
-            executor.submit(job)
-            try:
-                await anyio.sleep_forever()
-            finally:
-                events.append("body")
-        events.append("not reached")
-
-    async def main() -> None:
-        tasks.append(asyncio.create_task(service()))
-        await all_blocked()
-
-    tasks: list[asyncio.Task[None]] = []
-    anyio.run(main, backend_options=backend_options)
-    assert sorted(events) == ["body", "job"]
-    assert tasks[0].cancelled()
-
-
-@pytest.mark.parametrize("backend", VIRTUAL_BACKENDS)
-def test_move_on_after_around_a_block(backend: str) -> None:
-    """A time limit around the block ends it on time."""
-
-    async def main() -> None:
-        with anyio.move_on_after(3) as scope:
-            async with Executor(1) as executor:
-                future = executor.submit(anyio.sleep, 10)
-        assert scope.cancelled_caught
-        assert future.cancelled()
-        assert anyio.current_time() == 3
-
-    run_in_virtual_time(backend, main)
-
-
 async def test_jobs_are_told_why_they_were_cancelled() -> None:
     """Whoever asks a job that the end of its block has cancelled learns that."""
     with pytest.raises(Boom):
@@ -430,52 +261,6 @@ async def test_jobs_are_told_why_they_were_cancelled() -> None:
 # Cancelling all jobs.
 
 
-async def test_cancel_cancels_every_queued_and_running_job() -> None:
-    """`cancel` ends all jobs that were submitted, with the reason given."""
-    async with Executor(2) as executor:
-        futures = [executor.submit(anyio.sleep_forever) for _ in range(5)]
-        await all_blocked()
-        executor.cancel("enough")
-        assert [future.cancelled() for future in futures] == [False, False, True, True, True]
-        await executor.join()
-        for future in futures:
-            with pytest.raises(JobCancelled, match="enough"):
-                future.result()
-
-
-async def test_executor_stays_open_after_cancel() -> None:
-    """After `cancel` the executor takes jobs and runs them as before."""
-    event = anyio.Event()
-    async with Executor(2) as executor:
-        for _ in range(5):
-            executor.submit(anyio.sleep_forever)
-        await all_blocked()
-        executor.cancel()
-        later = [executor.submit(event.wait) for _ in range(3)]
-        await all_blocked()
-        assert [future.running() for future in later] == [True, True, False]
-        event.set()
-        await gather(*later)
-        statistics = executor.statistics()
-        assert (statistics.cancelled, statistics.succeeded) == (5, 3)
-
-
-async def test_cancel_waits_for_nobody() -> None:
-    """`cancel` returns at once; running jobs unwind in their time, and hold their slots so long."""
-    cleanup = Cleanup()
-    async with Executor(1) as executor:
-        old = executor.submit(cleanup)
-        await all_blocked()
-        executor.cancel()
-        new = executor.submit(give, 1)
-        await all_blocked()
-        assert old.running()
-        assert not new.running()
-        cleanup.release.set()
-        assert await new == 1
-        assert old.cancelled()
-
-
 async def test_cancel_of_an_idle_executor_is_nothing() -> None:
     """Without jobs `cancel` does nothing, however often; the next job isn't touched by it."""
     async with Executor(1) as executor:
@@ -485,66 +270,6 @@ async def test_cancel_of_an_idle_executor_is_nothing() -> None:
         assert await executor.submit(give, 1) == 1
         executor.cancel()
         assert await executor.submit(give, 2) == 2
-
-
-async def test_job_may_cancel_its_executor() -> None:
-    """A job that cancels all jobs is cancelled with them, at its next checkpoint."""
-    steps = []
-
-    async def job() -> None:
-        executor.cancel("by a job")
-        steps.append("cancelled")
-        await checkpoint()
-        steps.append("not reached")
-
-    async with Executor(2) as executor:
-        futures = [executor.submit(anyio.sleep_forever), executor.submit(job)]
-        futures.append(executor.submit(anyio.sleep_forever))
-        await executor.join()
-        assert all(future.cancelled() for future in futures)
-        assert await executor.submit(give, 1) == 1
-    assert steps == ["cancelled"]
-
-
-async def test_what_is_submitted_because_of_cancel_is_not_cancelled() -> None:
-    """A job that a done callback submits while `cancel` is at work is run."""
-    later = []
-    async with Executor(1) as executor:
-        futures = [executor.submit(anyio.sleep_forever) for _ in range(3)]
-        for future in futures:
-            future.add_done_callback(lambda _: later.append(executor.submit(give, 1)))
-        await all_blocked()
-        executor.cancel()
-        await gather(*futures, return_exceptions=True)
-        assert await gather(*later) == [1, 1, 1]
-
-
-async def test_cancelling_many_queued_jobs() -> None:
-    """A long queue is cancelled in one call, and every future is done when it returns."""
-    async with Executor(1) as executor:
-        executor.submit(anyio.sleep_forever)
-        await all_blocked()
-        futures = [executor.submit(give) for _ in range(10_000)]
-        executor.cancel()
-        assert all(future.cancelled() for future in futures)
-        assert executor.statistics().queued == 0
-
-
-async def test_cancelling_many_queued_jobs_one_by_one() -> None:
-    """A long queue can be cancelled job by job, in any order."""
-    event = anyio.Event()
-    async with Executor(1) as executor:
-        executor.submit(event.wait)
-        await all_blocked()
-        futures = [executor.submit(give) for _ in range(10_000)]
-        for future in futures[::-2]:
-            future.cancel()
-        for future in futures[::2]:
-            future.cancel()
-        assert all(future.cancelled() for future in futures)
-        assert executor.statistics().queued == 0
-        event.set()
-        assert await executor.submit(give, 1) == 1
 
 
 # Joining.
@@ -618,23 +343,6 @@ async def test_several_tasks_may_join() -> None:
     assert len(joined) == 3
 
 
-async def test_cancelling_join_leaves_the_jobs_alone() -> None:
-    """A task that is cancelled in `join` ends cancelled, and the jobs go on."""
-    event = anyio.Event()
-    async with Executor(1) as executor:
-        futures = [executor.submit(event.wait) for _ in range(2)]
-        with anyio.CancelScope() as scope:
-            async with anyio.create_task_group() as tg:
-                tg.start_soon(cancel_when_blocked, scope)
-                await executor.join()
-                pytest.fail("not cancelled")
-        assert scope.cancelled_caught
-        assert futures[0].running()
-        event.set()
-        await executor.join()
-        assert all(future.done() for future in futures)
-
-
 @pytest.mark.parametrize("what", ["join", "shutdown"])
 @pytest.mark.parametrize("turns", [0, 1])
 async def test_job_may_not_wait_for_its_own_end(what: str, turns: int) -> None:
@@ -652,7 +360,7 @@ async def test_job_may_not_wait_for_its_own_end(what: str, turns: int) -> None:
         assert await executor.submit(give, 1) == 1
 
 
-@pytest.mark.usefixtures("only_asyncio")
+@pytest.mark.usefixtures("asyncio_only")
 @pytest.mark.parametrize("what", ["join", "shutdown"])
 async def test_job_that_is_a_task_may_not_wait_for_its_own_end(what: str) -> None:
     """In a Task that is a job, too, waiting for the own end is an error, and doesn't hang."""
@@ -838,7 +546,7 @@ async def test_shutdown_takes_what_a_child_task_of_a_job_submits() -> None:
     assert [child.result() for child in children] == [1]
 
 
-@pytest.mark.usefixtures("only_asyncio")
+@pytest.mark.usefixtures("asyncio_only")
 async def test_shutdown_takes_what_a_job_that_is_a_task_submits() -> None:
     """A function that returns a Task is a job as well: what the Task submits is its own."""
     event = anyio.Event()
@@ -872,35 +580,6 @@ async def test_shutdown_without_grace_time_cancels_at_once() -> None:
             with pytest.raises(JobCancelled, match="shut down"):
                 future.result()
     assert len(ran) == 1
-
-
-async def test_shutdown_waits_for_the_unwinding() -> None:
-    """After the grace `shutdown` returns once the cancelled jobs have unwound, not before."""
-    cleanup = Cleanup()
-    async with Executor(2) as executor, anyio.create_task_group() as tg:
-        futures = [executor.submit(cleanup) for _ in range(3)]
-        await all_blocked()
-        tg.start_soon(release_when_all_clean_up, cleanup, 2)
-        await executor.shutdown(grace=0)
-        assert cleanup.ended == 2
-        assert all(future.cancelled() for future in futures)
-
-
-async def test_cancelling_shutdown_cancels_the_jobs_and_goes_on() -> None:
-    """A cancelled `shutdown` cancels the jobs, waits for their unwinding, and ends cancelled."""
-    cleanup = Cleanup()
-    async with Executor(2) as executor:
-        futures = [executor.submit(cleanup) for _ in range(3)]
-        async with anyio.create_task_group() as tg:
-            with anyio.CancelScope() as scope:
-                tg.start_soon(cancel_and_release, scope, cleanup)
-                await executor.shutdown()
-                pytest.fail("not cancelled")
-            assert scope.cancelled_caught
-            assert cleanup.ended == 2
-            assert all(future.cancelled() for future in futures)
-        with pytest.raises(ExecutorClosed):
-            executor.submit(give)
 
 
 async def test_errors_after_shutdown_are_raised_by_the_block() -> None:

@@ -15,8 +15,9 @@ from typing import Any, NoReturn
 
 import anyio
 import pytest
-from anyio import to_thread, wait_all_tasks_blocked
+from anyio import to_thread
 from anyio.lowlevel import checkpoint
+from jobs import Boom, all_blocked, cancel_when_blocked, fail, give
 
 from anyslots import Executor, Future, JobCancelled, NotDone, gather
 
@@ -25,34 +26,6 @@ pytestmark = pytest.mark.anyio
 variable: ContextVar[object] = ContextVar("variable", default=None)
 
 ENDS = ("succeeded", "failed", "cancelled")
-
-
-@pytest.fixture
-def only_asyncio(loop_name: str) -> None:
-    if loop_name == "trio":
-        pytest.skip("trio has no functions that take any awaitable")
-
-
-async def all_blocked() -> None:
-    """Wait until every other task waits for something."""
-    # On asyncio `wait_all_tasks_blocked` looks ten times a second: help it to be right at once.
-    for _ in range(10):
-        await checkpoint()
-    await wait_all_tasks_blocked()
-
-
-class Boom(Exception):
-    """What jobs of these tests raise."""
-
-
-async def give(value: Any = None) -> Any:
-    await checkpoint()
-    return value
-
-
-async def fail(error: BaseException) -> NoReturn:
-    await checkpoint()
-    raise error
 
 
 async def end_as(end: str) -> str:
@@ -186,181 +159,6 @@ def test_job_cancelled_is_an_ordinary_exception() -> None:
     assert not issubclass(JobCancelled, asyncio.CancelledError)
 
 
-# Cancelling it.
-
-
-async def test_queued_job_is_cancelled_at_once() -> None:
-    """`cancel` settles a queued job's future then and there, and the job never runs."""
-    ran = []
-
-    async def job() -> None:
-        ran.append(True)
-
-    async with Executor(1) as executor:
-        future = executor.submit(job)
-        assert future.cancel() is True
-        assert future.cancelled()
-    assert not ran
-
-
-async def test_running_job_is_cancelled_once_it_has_unwound() -> None:
-    """A running job is `cancelled()` after its cleanup has ended, not before."""
-    release = anyio.Event()
-
-    async def job() -> None:
-        try:
-            await anyio.sleep_forever()
-        finally:
-            with anyio.CancelScope(shield=True):
-                await release.wait()
-
-    async with Executor(1) as executor:
-        future = executor.submit(job)
-        await all_blocked()
-        assert future.cancel() is True
-        await all_blocked()
-        assert future.running()
-        assert not future.cancelled()
-        release.set()
-        await future.wait()
-        assert future.cancelled()
-
-
-async def test_running_job_is_cancelled_at_its_next_checkpoint() -> None:
-    """A job that cancels itself goes on up to its next checkpoint, and no further."""
-    steps = []
-
-    async def job() -> None:
-        future.cancel()
-        steps.append("before")
-        await checkpoint()
-        steps.append("after")
-
-    async with Executor(1) as executor:
-        future = executor.submit(job)
-        await future.wait()
-        assert future.cancelled()
-    assert steps == ["before"]
-
-
-async def test_job_that_catches_its_cancellation_and_returns_has_succeeded() -> None:
-    """A job that is cancelled, but returns a value, has succeeded with it."""
-
-    async def job() -> str:
-        try:
-            await anyio.sleep_forever()
-        except anyio.get_cancelled_exc_class():
-            return "rescued"
-
-    async with Executor(1) as executor:
-        future = executor.submit(job)
-        await all_blocked()
-        assert future.cancel()
-        assert await future == "rescued"
-        assert not future.cancelled()
-        assert await executor.submit(give, "next") == "next"
-
-
-async def test_job_that_needs_no_checkpoint_any_more_has_succeeded() -> None:
-    """A job that is cancelled after its last checkpoint succeeds."""
-
-    async def job() -> str:
-        future.cancel()
-        return "returned"
-
-    async with Executor(1) as executor:
-        future = executor.submit(job)
-        assert await future == "returned"
-        assert await executor.submit(give, "next") == "next"
-
-
-@pytest.mark.parametrize("turns", [0, 1])
-@pytest.mark.parametrize("ends", ["rescued", "after its last checkpoint", "failed"])
-async def test_cancellation_of_one_job_never_reaches_the_next(ends: str, turns: int) -> None:
-    """However a cancelled job ends, the one that was queued behind it is unharmed."""
-
-    async def job() -> None:
-        if ends == "after its last checkpoint":
-            future.cancel()
-            return
-        try:
-            await anyio.sleep_forever()
-        except anyio.get_cancelled_exc_class():
-            if ends == "failed":
-                raise Boom from None
-
-    async def next_job() -> str:
-        for _ in range(turns):
-            await checkpoint()
-        return "next"
-
-    async with Executor(1) as executor:
-        future = executor.submit(job)
-        following = [executor.submit(next_job) for _ in range(3)]
-        if ends != "after its last checkpoint":
-            await all_blocked()
-            future.cancel()
-        assert await gather(*following) == ["next"] * 3
-        assert future.done()
-        assert not future.cancelled()
-        future.exception()
-
-
-async def test_job_that_raises_instead_of_being_cancelled_has_failed() -> None:
-    """A job that answers its cancellation with an exception of its own has failed with it."""
-
-    async def job() -> None:
-        try:
-            await anyio.sleep_forever()
-        finally:
-            raise Boom
-
-    async with Executor(1) as executor:
-        future = executor.submit(job)
-        await all_blocked()
-        future.cancel()
-        with pytest.raises(Boom):
-            await future
-        assert not future.cancelled()
-
-
-@pytest.mark.parametrize("end", ENDS)
-async def test_cancelling_a_done_job_is_false_and_changes_nothing(end: str) -> None:
-    """`cancel` of a job that is done, however it ended, says False and leaves it as it is."""
-    async with Executor(1) as executor:
-        future = await submit_until_done(executor, end)
-        assert future.cancel("too late") is False
-        assert future.cancelled() == (end == "cancelled")
-        assert end in repr(future)
-
-
-@pytest.mark.parametrize("was", ["queued", "running"])
-async def test_reason_is_part_of_the_error(was: str) -> None:
-    """The reason given to `cancel` is told by `JobCancelled`, and so is the job's name."""
-    event = anyio.Event()
-    async with Executor(1) as executor:
-        if was == "queued":
-            executor.submit(event.wait)
-        future = executor.submit(anyio.sleep_forever)
-        await all_blocked()
-        future.cancel("the user left")
-        with pytest.raises(JobCancelled, match="the user left") as caught:
-            await future
-        assert "sleep_forever" in str(caught.value)
-        event.set()
-
-
-async def test_cancelling_again_keeps_the_first_reason() -> None:
-    """While a job unwinds `cancel` is still True, and the first reason stands."""
-    async with Executor(1) as executor:
-        future = executor.submit(anyio.sleep_forever)
-        await all_blocked()
-        assert future.cancel("first")
-        assert future.cancel("second")
-        with pytest.raises(JobCancelled, match="first"):
-            await future
-
-
 # Waiting for it.
 
 
@@ -372,35 +170,6 @@ async def wait_by(how: str, future: Future[Any]) -> None:
             await future.wait()
         case "gather":
             await gather(future)
-
-
-async def test_await_gives_the_result() -> None:
-    """Awaiting a future gives what its job returned."""
-    async with Executor(1) as executor:
-        assert await executor.submit(give, 5) == 5
-
-
-async def test_await_raises_the_exception_itself() -> None:
-    """Awaiting a failed job raises the very object that the job raised, unwrapped."""
-    error = Boom()
-    async with Executor(1) as executor:
-        with pytest.raises(Boom) as caught:
-            await executor.submit(fail, error)
-    assert caught.value is error
-
-
-async def test_awaiting_a_cancelled_job_does_not_look_like_being_cancelled() -> None:
-    """A cancelled job's awaiter gets an ordinary exception, and goes on after catching it."""
-    async with Executor(1) as executor:
-        future = executor.submit(anyio.sleep_forever)
-        await all_blocked()
-        future.cancel()
-        with anyio.CancelScope() as scope:
-            with pytest.raises(Exception, match="cancelled") as caught:
-                await future
-            assert type(caught.value) is JobCancelled
-            await checkpoint()
-        assert not scope.cancelled_caught
 
 
 @pytest.mark.parametrize("end", ENDS)
@@ -431,13 +200,6 @@ async def test_any_number_of_tasks_may_await_one_future(end: str) -> None:
         assert all(outcome is outcomes[0] for outcome in outcomes)
 
 
-async def test_future_may_be_awaited_again() -> None:
-    """A future can be awaited as often as one likes."""
-    async with Executor(1) as executor:
-        future = executor.submit(give, "result")
-        assert [await future, await future, await future] == ["result"] * 3
-
-
 @pytest.mark.parametrize("end", ENDS)
 async def test_awaiting_after_the_block_gives_the_same(end: str) -> None:
     """A future outlives its executor: awaiting and asking it give the same as before."""
@@ -451,62 +213,6 @@ async def test_awaiting_after_the_block_gives_the_same(end: str) -> None:
         with pytest.raises((Boom, JobCancelled)):
             future.result()
     await future.wait()
-
-
-@pytest.mark.parametrize("was", ["queued", "running"])
-@pytest.mark.parametrize("how", ["await", "wait", "gather"])
-async def test_cancelling_an_awaiter_leaves_the_job_alone(was: str, how: str) -> None:
-    """A task that is cancelled while it waits ends cancelled; job and other awaiters go on."""
-    event = anyio.Event()
-    results = []
-
-    async def other() -> None:
-        results.append(await future)
-
-    async with Executor(1) as executor, anyio.create_task_group() as tg:
-        if was == "queued":
-            executor.submit(event.wait)
-
-        async def job() -> str:
-            await event.wait()
-            return "result"
-
-        future = executor.submit(job)
-        tg.start_soon(other)
-        with anyio.CancelScope() as scope:
-            tg.start_soon(cancel_when_blocked, scope)
-            await wait_by(how, future)
-        assert scope.cancelled_caught
-        await all_blocked()
-        assert not future.done()
-        event.set()
-        assert await future == "result"
-    assert results == ["result"]
-
-
-async def cancel_when_blocked(scope: anyio.CancelScope) -> None:
-    await all_blocked()
-    scope.cancel()
-
-
-@pytest.mark.usefixtures("only_asyncio")
-async def test_native_cancellation_of_an_awaiter_leaves_the_job_alone() -> None:
-    """``task.cancel()`` of a task that awaits a future ends that task alone."""
-    event = anyio.Event()
-
-    async def awaiter() -> None:
-        await future
-
-    async with Executor(1) as executor:
-        future = executor.submit(event.wait)
-        task = asyncio.create_task(awaiter())
-        await all_blocked()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert future.running()
-        event.set()
-        await future
 
 
 @pytest.mark.parametrize("end", ENDS)
@@ -528,19 +234,6 @@ async def test_await_is_a_checkpoint_for_a_done_future_too(end: str, how: str) -
                 except (Boom, JobCancelled):
                     pass
             assert ran
-
-
-@pytest.mark.parametrize("end", ENDS)
-@pytest.mark.parametrize("how", ["await", "wait", "gather"])
-async def test_await_notices_a_cancellation_for_a_done_future_too(end: str, how: str) -> None:
-    """Waiting for what is done already is cancelled in a cancelled scope."""
-    async with Executor(1) as executor:
-        future = await submit_until_done(executor, end)
-        with anyio.CancelScope() as scope:
-            scope.cancel()
-            await wait_by(how, future)
-            pytest.fail("not cancelled")
-        assert scope.cancelled_caught
 
 
 async def test_loop_of_awaits_on_done_futures_lets_others_run() -> None:
@@ -576,58 +269,6 @@ async def test_wait_never_raises_for_the_job(end: str) -> None:
         future.cancelled() or future.exception()
 
 
-async def test_wait_lasts_until_the_job_is_done() -> None:
-    """`wait` waits for the end of a job that was cancelled, too, not just for the call."""
-    unwound = []
-
-    async def job() -> None:
-        try:
-            await anyio.sleep_forever()
-        finally:
-            with anyio.CancelScope(shield=True):
-                await give()
-            unwound.append(True)
-
-    async with Executor(1) as executor:
-        future = executor.submit(job)
-        await all_blocked()
-        future.cancel()
-        await future.wait()
-        assert unwound
-
-
-@pytest.mark.usefixtures("only_asyncio")
-async def test_asyncio_gather_takes_futures() -> None:
-    """``asyncio.gather(*futures)`` gives the results in order."""
-    async with Executor(2) as executor:
-        futures = [executor.submit(give, number) for number in range(5)]
-        assert await asyncio.gather(*futures) == [0, 1, 2, 3, 4]
-
-
-@pytest.mark.usefixtures("only_asyncio")
-async def test_asyncio_gather_passes_on_failures() -> None:
-    """``asyncio.gather`` raises a job's exception, or returns it when asked to."""
-    error = Boom()
-    async with Executor(2) as executor:
-        futures = [executor.submit(give, 1), executor.submit(fail, error)]
-        assert await asyncio.gather(*futures, return_exceptions=True) == [1, error]
-        with pytest.raises(Boom):
-            await asyncio.gather(*futures)
-
-
-@pytest.mark.usefixtures("only_asyncio")
-async def test_asyncio_wait_for_leaves_the_job_alone() -> None:
-    """``asyncio.wait_for`` that times out cancels the wait, not the job."""
-    event = anyio.Event()
-    async with Executor(1) as executor:
-        future = executor.submit(event.wait)
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(future, 0.01)
-        assert future.running()
-        event.set()
-        await asyncio.wait_for(asyncio.shield(future), 5)
-
-
 # Callbacks.
 
 
@@ -644,16 +285,6 @@ async def test_callback_gets_the_future_once_it_is_done(end: str) -> None:
         assert calls == [(future, True)]
         future.cancelled() or future.exception()
     assert calls == [(future, True)]
-
-
-async def test_callback_of_a_queued_job_is_called_by_cancel() -> None:
-    """Cancelling a queued job calls its callbacts before `cancel` returns."""
-    calls: list[Future[Any]] = []
-    async with Executor(1) as executor:
-        future = executor.submit(give)
-        future.add_done_callback(calls.append)
-        future.cancel()
-        assert calls == [future]
 
 
 @pytest.mark.parametrize("end", ENDS)
@@ -1375,14 +1006,6 @@ async def test_slot_is_none_until_the_job_begins() -> None:
         await future
         assert future.slot == 0
     assert seen == [0]
-
-
-async def test_job_cancelled_in_the_queue_has_no_slot() -> None:
-    """A job that never ran never had a slot."""
-    async with Executor(1) as executor:
-        future = executor.submit(give)
-        future.cancel()
-        assert future.slot is None
 
 
 @pytest.mark.parametrize("slots", [1, 3, 8])

@@ -7,35 +7,11 @@ from typing import Any, NoReturn
 
 import anyio
 import pytest
-from anyio import wait_all_tasks_blocked
-from anyio.lowlevel import checkpoint
+from jobs import Boom, all_blocked, cancel_when_blocked, fail, give
 
 from anyslots import Executor, Future, JobCancelled, gather
 
 pytestmark = pytest.mark.anyio
-
-
-async def all_blocked() -> None:
-    """Wait until every other task waits for something."""
-    # On asyncio `wait_all_tasks_blocked` looks ten times a second: help it to be right at once.
-    for _ in range(10):
-        await checkpoint()
-    await wait_all_tasks_blocked()
-
-
-class Boom(Exception):
-    """What jobs raise."""
-
-
-async def give(value: Any = None, turns: int = 1) -> Any:
-    for _ in range(turns):
-        await checkpoint()
-    return value
-
-
-async def fail(error: BaseException) -> NoReturn:
-    await checkpoint()
-    raise error
 
 
 async def fail_after(event: anyio.Event, error: BaseException) -> NoReturn:
@@ -282,11 +258,6 @@ async def test_cancelling_gather_leaves_the_jobs_alone(return_exceptions: bool) 
         assert not any(future.done() for future in futures)
         event.set()
         await gather(*futures)
-
-
-async def cancel_when_blocked(scope: anyio.CancelScope) -> None:
-    await all_blocked()
-    scope.cancel()
 
 
 @pytest.mark.parametrize("thing", [None, 3, "future", asyncio.sleep], ids="{!r:.15}".format)

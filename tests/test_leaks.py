@@ -22,6 +22,7 @@ import anyio
 import pytest
 import trio
 from anyio.lowlevel import checkpoint
+from jobs import ticks
 from runners import HAS_GIL
 
 from anyslots import Executor, Future, JobCancelled, gather
@@ -48,11 +49,6 @@ def unkept_log() -> Iterator[list[int]]:
 
 class Thing:
     """Something big enough to be missed."""
-
-
-async def ticks(count: int) -> None:
-    for _ in range(count):
-        await checkpoint()
 
 
 class Things:

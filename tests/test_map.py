@@ -16,18 +16,15 @@ from anyio import wait_all_tasks_blocked
 from anyio.lowlevel import checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
+from jobs import Boom, all_blocked, check_idle
 from virtual_time import VIRTUAL_BACKENDS, run_in_virtual_time
 
-from anyslots import Executor, ExecutorClosed, JobCancelled, Rate
+from anyslots import Executor, ExecutorClosed, JobCancelled
 
 pytestmark = pytest.mark.anyio
 
 virtual = pytest.mark.parametrize("backend", VIRTUAL_BACKENDS)
 either_order = pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "unordered"])
-
-
-class Boom(Exception):
-    """What jobs and sources raise."""
 
 
 class Source:
@@ -70,19 +67,6 @@ either_source = pytest.mark.parametrize("kind", ["sync", "async"])
 async def double(number: int) -> int:
     await checkpoint()
     return 2 * number
-
-
-async def all_blocked() -> None:
-    """Wait until every other task waits for something."""
-    for _ in range(20):
-        await checkpoint()
-    await wait_all_tasks_blocked()
-
-
-def check_counts(executor: Executor) -> None:
-    counts = executor.statistics()
-    assert counts.lent == counts.running == counts.queued == 0
-    assert counts.submitted == counts.succeeded + counts.failed + counts.cancelled
 
 
 # Beside the built-in `map`.
@@ -182,7 +166,7 @@ def test_map_equals_the_built_in_map(
                 error = exc
             if error is not None:
                 assert [result async for result in both] == []
-            check_counts(executor)
+            check_idle(executor)
         assert (error is not None) == failed
         assert starts == sorted(starts)
         assert starts == list(range(len(starts)))
@@ -199,21 +183,6 @@ def test_map_equals_the_built_in_map(
     if pauses is None:
         kind = "list"
     run_in_virtual_time(backend, main)
-
-
-@either_source
-@either_order
-async def test_list_and_stream(kind: str, ordered: bool) -> None:
-    """Awaited, a map is a list; iterated over, it gives one result after the other."""
-    async with Executor(3) as executor:
-        expected = [2 * number for number in range(20)]
-        results = await executor.map(double, Source(20).of_kind(kind), ordered=ordered)
-        assert isinstance(results, list)
-        assert sorted(results) == expected
-        stream = executor.map(double, Source(20).of_kind(kind), ordered=ordered)
-        assert sorted([result async for result in stream]) == expected
-        if ordered:
-            assert results == expected
 
 
 @either_order
@@ -315,7 +284,7 @@ def test_endless_inputs_are_taken_up_to_the_bound(
             taken = source.taken
             await anyio.sleep(1)
             assert source.taken == taken
-            check_counts(executor)
+            check_idle(executor)
 
     run_in_virtual_time(backend, main)
 
@@ -439,22 +408,6 @@ def test_slots_are_looked_at_again(backend: str) -> None:
     run_in_virtual_time(backend, main)
 
 
-@virtual
-def test_rate_of_a_lane_holds_for_a_map(backend: str) -> None:
-    """The jobs of a `map` are its lane's, with all its limits."""
-
-    async def main() -> None:
-        async def job(number: int) -> float:
-            return anyio.current_time()
-
-        async with Executor(5) as executor:
-            lane = executor.lane(slots=2, rate=Rate(1, 2))
-            assert await lane.map(job, range(4)) == [0, 2, 4, 6]
-            assert lane.statistics().succeeded == 4
-
-    run_in_virtual_time(backend, main)
-
-
 # Leaving early.
 
 
@@ -525,35 +478,12 @@ async def test_leaving_early_ends_everything(leave: Any, kind: str, ordered: boo
         await leave(results)
         assert source.closed
         assert running == 0
-        check_counts(executor)
+        check_idle(executor)
         taken, submitted = source.taken, executor.statistics().submitted
         await all_blocked()
         assert (source.taken, executor.statistics().submitted) == (taken, submitted)
         assert [result async for result in results] == []
         assert await results == []
-
-
-async def test_closing_before_the_first_result_is_asked_for() -> None:
-    """Closed before it began, a `map` never begins; and its source is closed with it."""
-
-    class Closeable:
-        closed = False
-
-        def __aiter__(self) -> Closeable:
-            return self
-
-        async def __anext__(self) -> int:
-            raise AssertionError
-
-        async def aclose(self) -> None:
-            self.closed = True
-
-    source = Closeable()
-    async with Executor(1) as executor:
-        results = executor.map(double, source)
-        await results.aclose()
-        assert [result async for result in results] == []
-        assert source.closed
 
 
 @either_source
@@ -579,17 +509,7 @@ async def test_breaking_out_without_closing(kind: str) -> None:
         async for _ in executor.map(double, source.of_kind(kind)):
             break
     assert source.closed
-    check_counts(executor)
-
-
-async def test_loop_may_go_on_after_a_break() -> None:
-    """Without `async with`, a second loop goes on where the first one was left."""
-    async with Executor(2) as executor:
-        results = executor.map(double, range(5))
-        async for result in results:
-            if result == 2:
-                break
-        assert [result async for result in results] == [4, 6, 8]
+    check_idle(executor)
 
 
 @virtual
@@ -641,17 +561,6 @@ async def test_consumer_cancelled_in_the_tick_of_a_result() -> None:
     assert got == [0, 1]
 
 
-async def test_cancelled_list_is_cancelled() -> None:
-    """A task that's cancelled while it awaits the list ends cancelled, and the jobs with it."""
-    async with Executor(2) as executor:
-        with anyio.CancelScope() as scope:
-            executor.submit(checkpoint).add_done_callback(lambda _: scope.cancel())
-            await executor.map(anyio.sleep, itertools.repeat(1000))
-            pytest.fail("not cancelled")
-        assert scope.cancelled_caught
-        check_counts(executor)
-
-
 @virtual
 def test_closing_waits_for_jobs_that_take_their_time(backend: str) -> None:
     """`aclose` ends once the jobs have unwound, even if it's cancelled itself meanwhile."""
@@ -671,7 +580,7 @@ def test_closing_waits_for_jobs_that_take_their_time(backend: str) -> None:
             with anyio.move_on_after(2):
                 await results.aclose()
             assert anyio.current_time() == 6
-            check_counts(executor)
+            check_idle(executor)
 
     run_in_virtual_time(backend, main)
 
@@ -699,11 +608,11 @@ async def test_failing_job_raises_at_its_place(kind: str) -> None:
         assert caught.value is error
         assert got == [0, 1, 2]
         assert source.closed
-        check_counts(executor)
+        check_idle(executor)
         assert [result async for result in results] == []
         with pytest.raises(Boom):
             await executor.map(job, Source().of_kind(kind))
-        check_counts(executor)
+        check_idle(executor)
 
 
 @either_source
@@ -718,7 +627,7 @@ async def test_error_of_the_source_comes_out_after_the_results(kind: str, ordere
         assert sorted(got) == [0, 2, 4, 6, 8]
         with pytest.raises(Boom, match="source"):
             await executor.map(double, Source(5, True).of_kind(kind), ordered=ordered)
-        check_counts(executor)
+        check_idle(executor)
 
 
 async def test_error_of_closing_the_source_comes_out() -> None:
@@ -771,7 +680,7 @@ async def test_error_of_closing_the_source_early_comes_out(leave, asynchronous) 
                     pass
         await results.aclose()
         assert await results == []
-        check_counts(executor)
+        check_idle(executor)
 
 
 async def test_error_of_closing_the_source_hides_no_other() -> None:
@@ -842,7 +751,7 @@ async def test_executor_closed_meanwhile(kind: str) -> None:
                     executor.close()
         assert got[:3] == [0, 2, 4]
         assert got == [2 * number for number in range(len(got))]
-        check_counts(executor)
+        check_idle(executor)
 
 
 @either_order
@@ -918,7 +827,7 @@ def test_map_inside_a_job(backend: str, ordered: bool) -> None:
         async with Executor(1) as executor:
             assert await executor.submit(whole) == list(range(5))
             assert await executor.submit(early) == 0
-            check_counts(executor)
+            check_idle(executor)
             before = anyio.current_time()
             future = executor.submit(lasting)
             await anyio.sleep(3)

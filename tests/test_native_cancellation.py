@@ -601,9 +601,6 @@ async def test_workers_cancelled_before_their_first_step_end_nothing_in_silence(
 # The task that has entered the block.
 
 
-Host = Callable[["Trial"], Coroutine[Any, Any, object]]
-
-
 class Trial:
     """An executor for a host that's cancelled, and jobs that tell how they end."""
 
@@ -868,35 +865,6 @@ async def test_a_host_cancelled_as_a_scope_around_is_cancelled_learns_of_it(dela
             scope.cancel()
         await ends_cancelled(task)
         trial.check()
-
-
-async def test_errors_of_jobs_leave_the_block_before_the_cancellation_goes_on():
-    """A failure nobody looked at is raised though the host was cancelled, which then follows."""
-    trial = Trial()
-    trial.release.set()
-    groups = []
-
-    async def failing():
-        raise ValueError("job")
-
-    async def host():
-        try:
-            async with trial.executor:
-                await trial.executor.submit(failing).wait()
-                trial.fill()
-                await trial.both_running()
-                trial.ready.set()
-                await asyncio.sleep(3600)
-        except ExceptionGroup as group:
-            groups.append(group)
-        await asyncio.sleep(3600)
-
-    task = asyncio.create_task(host())
-    await trial.ready.wait()
-    task.cancel()
-    await ends_cancelled(task)
-    assert [str(error) for error in groups[0].exceptions] == ["job"]
-    trial.check()
 
 
 @pytest.mark.parametrize("on_error", ["hold", "cancel"])

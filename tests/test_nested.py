@@ -7,7 +7,6 @@ import sys
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -15,6 +14,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
+from jobs import check_idle
 from virtual_time import VIRTUAL_BACKENDS, run_in_virtual_time
 
 from anyslots import (
@@ -144,15 +144,9 @@ class Active:
             self.check()
 
 
-def check_counts(executor: Lane) -> None:
-    counts = executor.statistics()
-    assert counts.lent == counts.running == counts.queued == 0
-    assert counts.submitted == counts.succeeded + counts.failed + counts.cancelled
-
-
 async def check_all_slots_are_free(executor: Executor) -> None:
     """As many jobs as there are slots run at once, one more waits, and their numbers are right."""
-    check_counts(executor)
+    check_idle(executor)
     slots = int(executor.slots)
     release, numbers = anyio.Event(), set()
 
@@ -212,7 +206,7 @@ async def test_recursion_in_a_bounded_lane_with_one_place(way: Any) -> None:
     async with Executor(2) as executor:
         lane = executor.lane(slots=1)
         assert await lane.submit(depth_first, 4) == 16
-        check_counts(lane)
+        check_idle(lane)
         await check_all_slots_are_free(executor)
 
 
@@ -236,7 +230,7 @@ async def test_jobs_that_feed_their_own_bounded_queue(max_pending: int, whose: s
         target = executor if whole else executor.lane(max_pending=max_pending)
         await target.enqueue(crawl, 1)
     assert sorted(seen) == list(range(1, 64))
-    check_counts(executor)
+    check_idle(executor)
 
 
 @pytest.mark.unmeasured
@@ -263,26 +257,6 @@ def test_chain_of_2000_jobs_that_wait_for_each_other(backend: str, way: Any) -> 
     # In debug mode, asyncio takes ten times as long.
     options = {"debug": False} if backend == "asyncio" else {}
     assert anyio.run(main, backend=backend, backend_options=options) == 2000
-
-
-async def test_walk_of_a_directory(tmp_path: Path) -> None:
-    """A job for each directory, which waits for those of its subdirectories, adds up its sizes."""
-    for name in ("a", "a/b", "a/b/c", "d", "d/e", "f"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "file").write_bytes(b"x" * len(name))
-
-    async def size(directory: anyio.Path) -> int:
-        total, inner = 0, []
-        async for path in directory.iterdir():
-            if await path.is_dir():
-                inner.append(executor.submit(size, path))
-            else:
-                total += (await path.stat()).st_size
-        return total + sum(await gather(*inner))
-
-    async with Executor(1) as executor:
-        assert await executor.submit(size, anyio.Path(tmp_path)) == 1 + 3 + 5 + 1 + 3 + 1
-        await check_all_slots_are_free(executor)
 
 
 # What's lent, when, and to whom.
@@ -378,37 +352,6 @@ def test_queued_jobs_use_the_lent_slot(backend: str) -> None:
         assert ends == [10]
 
     run_in_virtual_time(backend, main)
-
-
-@virtual
-def test_lenders_go_on_in_the_order_in_which_they_came_back(backend: str) -> None:
-    """Among jobs that wait for a slot to go on with, the first to come is the first to go on."""
-
-    async def main() -> list[int]:
-
-        async def parent(number: int) -> None:
-            children[number] = held_up.submit(anyio.sleep, 0)
-            with pytest.raises(JobCancelled):
-                await children[number]
-            order.append(number)
-            await anyio.sleep(1)
-
-        order: list[int] = []
-        children: dict[int, Any] = {}
-        async with Executor(1) as executor:
-            held_up = executor.lane()
-            held_up.pause()
-            for number in range(3):
-                executor.submit(parent, number)
-            executor.submit(anyio.sleep, 10)
-            await anyio.sleep(1)
-            for number in (2, 0, 1):
-                children[number].cancel()
-                await anyio.sleep(1)
-            assert order == []
-        return order
-
-    assert run_in_virtual_time(backend, main) == [2, 0, 1]
 
 
 async def test_waiting_for_another_executor_lends_nothing() -> None:
@@ -560,90 +503,8 @@ def test_lender_in_a_full_lane_waits_for_its_place(backend: str) -> None:
             await job
             await behind
             assert anyio.current_time() == 6
-            check_counts(lane)
+            check_idle(lane)
             await check_all_slots_are_free(executor)
-
-    run_in_virtual_time(backend, main)
-
-
-@virtual
-def test_lender_goes_on_before_queued_jobs_of_higher_priority(backend: str) -> None:
-    """Who takes a slot back comes before every queued job, of whatever lane."""
-
-    async def main() -> list[str]:
-        async def child() -> None:
-            await anyio.sleep(1)
-            for _ in range(3):
-                urgent.submit(note, "urgent")
-
-        async def note(what: str) -> None:
-            order.append(what)
-            await anyio.sleep(1)
-
-        async def parent() -> None:
-            await executor.submit(child)
-            await note("parent")
-
-        order: list[str] = []
-        async with Executor(1) as executor:
-            urgent = executor.lane(priority=9)
-            executor.submit(parent)
-        return order
-
-    assert run_in_virtual_time(backend, main) == ["parent", "urgent", "urgent", "urgent"]
-
-
-@virtual
-def test_slots_made_fewer_while_lent(backend: str) -> None:
-    """A lender waits until the jobs that run are fewer than the slots there are then."""
-
-    async def main() -> None:
-        async def parent() -> None:
-            await executor.submit(anyio.sleep, 2)
-            times.append(anyio.current_time())
-            assert executor.statistics().running == 1
-
-        times: list[float] = []
-        async with Executor(3) as executor:
-            executor.submit(parent)
-            executor.submit(anyio.sleep, 7)
-            executor.submit(anyio.sleep, 7)
-            await anyio.sleep(1)
-            executor.slots = 1
-        assert times == [7]
-
-    run_in_virtual_time(backend, main)
-
-
-@virtual
-@pytest.mark.parametrize("whose", ["executor", "lane"])
-def test_slots_made_more_let_a_lender_go_on(backend: str, whose: str) -> None:
-    """A lender that waits for a slot goes on as soon as there's one more."""
-
-    async def main() -> None:
-        async def parent() -> None:
-            future = held_up.submit(anyio.sleep, 0)
-            children.append(future)
-            with pytest.raises(JobCancelled):
-                await future
-            times.append(anyio.current_time())
-
-        children: list[Any] = []
-        times: list[float] = []
-        async with Executor(1 if whose == "executor" else 5) as executor:
-            held_up = executor.lane()
-            held_up.pause()
-            lane = executor.lane(slots=1 if whose == "lane" else 5)
-            lane.submit(parent)
-            lane.submit(anyio.sleep, 9)
-            await anyio.sleep(1)
-            children[0].cancel()
-            await anyio.sleep(1)
-            if whose == "executor":
-                executor.slots = 2
-            else:
-                lane.slots = 2
-        assert times == [2]
 
     run_in_virtual_time(backend, main)
 
@@ -866,7 +727,7 @@ def test_cancelled_lender_unwinds_at_once(backend: str, how: str, waits_for: str
                 await check_all_slots_are_free(executor)
         assert anyio.current_time() == 10
         assert unwound == [2]
-        check_counts(executor)
+        check_idle(executor)
         assert isinstance(await outcome(future), END[how])
 
     run_in_virtual_time(backend, main)
@@ -929,42 +790,6 @@ async def test_cancelling_all_jobs_is_no_failure_of_those_that_wait_for_others(w
         assert future.cancelled()
         await executor.join()
         assert executor.statistics().failed == 0
-
-
-@virtual
-@pytest.mark.parametrize("slots", [1, 2])
-def test_job_that_stops_waiting_goes_on_at_once(backend: str, slots: int) -> None:
-    """A scope inside a job ends its wait for a child; nothing starts until there's a slot again."""
-
-    async def main() -> None:
-        async def parent() -> None:
-            child = executor.submit(anyio.sleep, 10)
-            with anyio.move_on_after(1) as scope:
-                await child
-            assert scope.cancelled_caught
-            times.append(anyio.current_time())
-            counts = executor.statistics()
-            assert (counts.running, counts.lent) == (2, 0)
-            following = [executor.submit(note_start) for _ in range(2)]
-            await anyio.sleep(3)
-            assert not any(future.done() for future in following)
-            assert not child.done()
-
-        async def note_start() -> None:
-            starts.append(anyio.current_time())
-            assert executor.statistics().running <= slots
-
-        times: list[float] = []
-        starts: list[float] = []
-        async with Executor(slots) as executor:
-            await executor.submit(parent)
-            await executor.join()
-            await check_all_slots_are_free(executor)
-        assert times == [1]
-        # With two slots, both are held until the parent ends; with one, until the child has, too.
-        assert starts == ([10, 10] if slots == 1 else [4, 4])
-
-    run_in_virtual_time(backend, main)
 
 
 @virtual
@@ -1141,7 +966,7 @@ def test_job_cancelled_while_it_lends_by_hand(backend: str, how: str) -> None:
                 await executor.join()
                 await check_all_slots_are_free(executor)
         assert unwound == [2]
-        check_counts(executor)
+        check_idle(executor)
         assert future.done()
 
     unwound: list[float] = []
@@ -1301,7 +1126,7 @@ class Forest:
                         self.cancel(self.futures[which % len(self.futures)])
                 await wait(roots)
                 await self.executor.join()
-                check_counts(self.executor)
+                check_idle(self.executor)
                 assert all(future.done() for future in self.futures)
                 await check_all_slots_are_free(self.executor)
         assert self.active == 0

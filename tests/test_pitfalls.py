@@ -15,6 +15,7 @@ from typing import Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
+from jobs import Boom, all_blocked, give, ticks
 from virtual_time import VIRTUAL_BACKENDS, run_in_virtual_time
 
 from anyslots import (
@@ -31,26 +32,6 @@ from anyslots._runtime.lending import TaskWaiter
 
 pytestmark = pytest.mark.anyio
 virtual = pytest.mark.parametrize("backend", VIRTUAL_BACKENDS)
-
-
-async def ticks(count: int) -> None:
-    for _ in range(count):
-        await checkpoint()
-
-
-async def all_blocked() -> None:
-    """Wait until every other task waits for something."""
-    await ticks(20)
-    await anyio.wait_all_tasks_blocked()
-
-
-async def give(value: Any = None) -> Any:
-    await checkpoint()
-    return value
-
-
-class Boom(Exception):
-    pass
 
 
 class Stop(Exception):

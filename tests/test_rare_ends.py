@@ -13,16 +13,12 @@ from typing import Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
+from jobs import give
 from virtual_time import VIRTUAL_BACKENDS, run_in_virtual_time
 
 from anyslots import Executor, ExecutorClosed, Future, QueueTimeout, lend_slot
 
 pytestmark = pytest.mark.anyio
-
-
-async def give(value: int = 0) -> int:
-    await checkpoint()
-    return value
 
 
 LENDS = ["lends by hand", "waits for a job", "waits too", "wants its slot back", "is to go on"]

@@ -16,28 +16,15 @@ from typing import Any
 import anyio
 import pytest
 import trio
-from anyio import to_thread, wait_all_tasks_blocked
+from anyio import to_thread
 from anyio.lowlevel import checkpoint
+from jobs import all_blocked
 
 from anyslots import Executor, ExecutorClosed, JobCancelled
 
 pytestmark = pytest.mark.anyio
 
 variable: ContextVar[str] = ContextVar("variable", default="unset")
-
-
-@pytest.fixture
-def only_asyncio(loop_name: str) -> None:
-    if loop_name == "trio":
-        pytest.skip("trio has neither Tasks to return nor Futures")
-
-
-async def all_blocked() -> None:
-    """Wait until every other task waits for something."""
-    # On asyncio `wait_all_tasks_blocked` looks ten times a second: help it to be right at once.
-    for _ in range(10):
-        await checkpoint()
-    await wait_all_tasks_blocked()
 
 
 class Spy:
@@ -108,12 +95,6 @@ async def test_submit_returns_before_the_job_begins() -> None:
         assert not future.running()
         await future
         assert started
-
-
-async def test_job_that_never_suspends_gives_its_value() -> None:
-    """A coroutine that returns without a single checkpoint is a job like any other."""
-    async with Executor(1) as executor:
-        assert await executor.submit(instant, 7) == 7
 
 
 async def test_none_is_a_value() -> None:
@@ -239,25 +220,10 @@ async def test_whatever_is_submitted_may_be_cancelled_while_queued(
         assert repr(future)
 
 
-async def test_callable_whose_repr_raises_is_run_like_any_other() -> None:
-    """A job's function needn't have a `repr` that works."""
-
-    class Unprintable:
-        async def __call__(self) -> int:
-            return 1
-
-        def __repr__(self) -> str:
-            raise ValueError("half-made")
-
-    async with Executor(1) as executor:
-        with anyio.fail_after(5):
-            assert await executor.submit(Unprintable()) == 1
-
-
 # Tasks and futures of asyncio.
 
 
-@pytest.mark.usefixtures("only_asyncio")
+@pytest.mark.usefixtures("asyncio_only")
 async def test_asyncio_task_is_awaited() -> None:
     """A function may return an asyncio Task: its result is the job's."""
 
@@ -268,7 +234,7 @@ async def test_asyncio_task_is_awaited() -> None:
         assert await executor.submit(start, 21) == 42
 
 
-@pytest.mark.usefixtures("only_asyncio")
+@pytest.mark.usefixtures("asyncio_only")
 async def test_asyncio_future_is_awaited() -> None:
     """A function may return an asyncio Future: the job runs until it's set."""
     inner = asyncio.get_running_loop().create_future()
@@ -280,7 +246,7 @@ async def test_asyncio_future_is_awaited() -> None:
         assert await future == "set"
 
 
-@pytest.mark.usefixtures("only_asyncio")
+@pytest.mark.usefixtures("asyncio_only")
 async def test_failing_task_fails_the_job() -> None:
     """The exception of a returned Task is the job's, the same object."""
     error = ValueError("in the task")
@@ -295,7 +261,7 @@ async def test_failing_task_fails_the_job() -> None:
         assert caught.value is error
 
 
-@pytest.mark.usefixtures("only_asyncio")
+@pytest.mark.usefixtures("asyncio_only")
 @pytest.mark.parametrize("already", [True, False], ids=["before", "while it runs"])
 async def test_cancelled_asyncio_future_cancels_the_job(already: bool) -> None:
     """A returned Future that somebody else cancels leaves the job cancelled, and the rest alone."""
@@ -312,7 +278,7 @@ async def test_cancelled_asyncio_future_cancels_the_job(already: bool) -> None:
         assert await executor.submit(double, 2) == 4
 
 
-@pytest.mark.usefixtures("only_asyncio")
+@pytest.mark.usefixtures("asyncio_only")
 @pytest.mark.parametrize("cleanup", ["at once", "in its time"])
 async def test_cancelling_the_job_cancels_its_task(cleanup: str) -> None:
     """A returned Task is cancelled with its job, once: the job is done when the Task is."""
@@ -344,7 +310,7 @@ async def test_cancelling_the_job_cancels_its_task(cleanup: str) -> None:
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="asyncio has eager tasks since Python 3.12")
-@pytest.mark.usefixtures("only_asyncio")
+@pytest.mark.usefixtures("asyncio_only")
 async def test_eager_task_factory_changes_nothing() -> None:
     """With eager tasks, too, `submit` returns before its job begins, and the counts are right."""
     loop = asyncio.get_running_loop()
@@ -389,35 +355,6 @@ async def test_closed_executor_takes_no_jobs() -> None:
             executor.submit(instant)
         assert isinstance(caught.value, RuntimeError)
         assert executor.statistics().submitted == 0
-
-
-async def test_ended_executor_takes_no_jobs() -> None:
-    """After its block, submitting to an executor raises `ExecutorClosed`."""
-    async with Executor(1) as executor:
-        pass
-    with pytest.raises(ExecutorClosed):
-        executor.submit(instant)
-
-
-async def test_executor_whose_body_raised_takes_no_jobs() -> None:
-    """While it unwinds the jobs of a body that raised, an executor takes no more."""
-    refused = []
-
-    async def job(executor: Executor) -> None:
-        try:
-            await anyio.sleep_forever()
-        finally:
-            try:
-                executor.submit(instant)
-            except ExecutorClosed:
-                refused.append(True)
-
-    with pytest.raises(ValueError, match="body"):
-        async with Executor(1) as executor:
-            executor.submit(job, executor)
-            await all_blocked()
-            raise ValueError("body")
-    assert refused
 
 
 @pytest.mark.parametrize("fn", [None, 3, "fetch"], ids=repr)
@@ -575,7 +512,7 @@ async def test_submitting_from_a_done_callback(outcome: str) -> None:
         assert await futures[0] == 42
 
 
-@pytest.mark.usefixtures("only_asyncio")
+@pytest.mark.usefixtures("asyncio_only")
 async def test_submitting_from_a_done_callback_of_a_task() -> None:
     """The done callback of an asyncio Task may submit."""
     futures = []
@@ -671,47 +608,6 @@ async def test_jobs_start_in_order_when_many_workers_wake_at_once() -> None:
             assert started == list(range(2 * slots))
 
 
-async def test_cancelled_jobs_leave_the_order_of_the_others() -> None:
-    """Taking jobs out of the queue leaves the others in their order."""
-    started = []
-
-    async def job(number: int) -> None:
-        started.append(number)
-        await checkpoint()
-
-    async with Executor(3) as executor:
-        futures = [executor.submit(job, number) for number in range(100)]
-        for number in range(0, 100, 3):
-            futures[number].cancel()
-    assert started == [number for number in range(100) if number % 3]
-
-
-async def test_cancelling_a_granted_job_starts_the_next_one() -> None:
-    """A job that is cancelled between getting its slot and its first step passes the slot on."""
-    async with Executor(1) as executor:
-        await all_blocked()
-        first = executor.submit(double, 1)
-        second = executor.submit(double, 2)
-        first.cancel()
-        with anyio.fail_after(5):
-            assert await second == 4
-        assert first.cancelled()
-
-
-async def test_cancelling_the_head_of_the_queue_as_the_running_job_ends() -> None:
-    """When the head is cancelled in the tick in which the slot becomes free, the second runs."""
-    event = anyio.Event()
-    async with Executor(1) as executor:
-        executor.submit(event.wait)
-        head = executor.submit(double, 1)
-        second = executor.submit(double, 2)
-        await all_blocked()
-        event.set()
-        head.cancel()
-        with anyio.fail_after(5):
-            assert await second == 4
-
-
 @pytest.mark.parametrize("slots", [1, 2, 7])
 async def test_never_more_jobs_than_slots(slots: int) -> None:
     """As many jobs run at once as there are slots, and never more."""
@@ -721,31 +617,6 @@ async def test_never_more_jobs_than_slots(slots: int) -> None:
             executor.submit(spy, 1 + number % 3)
     assert spy.peak == slots
     assert spy.runs == 50
-
-
-async def test_never_more_jobs_than_slots_while_jobs_are_cancelled() -> None:
-    """A cancelled job holds its slot until it has unwound."""
-    release = anyio.Event()
-    spy = Spy()
-
-    async def stubborn() -> None:
-        with anyio.CancelScope(shield=True):
-            await release.wait()
-
-    async with Executor(2) as executor:
-        cancelled = [executor.submit(stubborn), executor.submit(stubborn)]
-        others = [executor.submit(spy) for _ in range(3)]
-        await all_blocked()
-        for future in cancelled:
-            future.cancel()
-        await all_blocked()
-        assert spy.runs == 0
-        assert executor.statistics().running == 2
-        assert not any(future.done() for future in cancelled)
-        release.set()
-        for future in others:
-            await future
-    assert spy.peak <= 2
 
 
 async def test_infinite_slots_run_everything_at_once() -> None:
@@ -777,29 +648,6 @@ async def test_free_slot_is_taken_at_once() -> None:
         assert [future.running() for future in futures] == [True, False, True, False]
         for event in events:
             event.set()
-
-
-async def test_failed_and_cancelled_jobs_give_back_their_slots() -> None:
-    """However jobs end, all slots are there for the next ones."""
-
-    async def fail() -> None:
-        raise ValueError
-
-    async def fail_later() -> None:
-        await checkpoint()
-        raise ValueError
-
-    spy = Spy()
-    async with Executor(3, on_error="log") as executor:
-        futures = [executor.submit(fn) for fn in [fail, fail_later, anyio.sleep_forever] * 10]
-        for future in futures:
-            await all_blocked()
-            if not future.cancel():
-                future.exception()
-        for _ in range(9):
-            executor.submit(spy, 3)
-        await executor.join()
-        assert spy.peak == 3
 
 
 async def test_instant_jobs_leave_turns_to_other_tasks(loop_name: str) -> None:
@@ -872,7 +720,7 @@ async def test_job_finishes_though_nobody_holds_its_future() -> None:
         assert steps == ["end"]
 
 
-@pytest.mark.usefixtures("only_asyncio")
+@pytest.mark.usefixtures("asyncio_only")
 async def test_job_that_waits_for_what_only_it_knows_finishes() -> None:
     """A job is kept alive by its executor: asyncio itself keeps no task that only waits."""
     waiters: list[weakref.ref[asyncio.Future[None]]] = []
@@ -1105,7 +953,7 @@ async def test_job_may_run_an_executor_of_its_own() -> None:
         assert [await future for future in futures] == [0, 2, 4, 6]
 
 
-@pytest.mark.usefixtures("only_asyncio")
+@pytest.mark.usefixtures("asyncio_only")
 async def test_job_may_use_asyncio_timeouts() -> None:
     """`asyncio.timeout` works in a job, and the next job in the slot isn't touched by it."""
 

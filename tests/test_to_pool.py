@@ -20,8 +20,8 @@ from typing import Any
 
 import anyio
 import pytest
-from anyio import to_thread, wait_all_tasks_blocked
-from anyio.lowlevel import checkpoint
+from anyio import to_thread
+from jobs import all_blocked
 from pool_functions import add, die, fail, meet, pid
 from runners import HAS_GIL, run
 
@@ -126,13 +126,6 @@ def meeting() -> Iterator[Meeting]:
     yield meeting
     meeting.let_go()
     meeting.listener.close()
-
-
-async def all_blocked() -> None:
-    """Wait until every other task waits for something."""
-    for _ in range(20):
-        await checkpoint()
-    await wait_all_tasks_blocked()
 
 
 # On every engine.

@@ -9,15 +9,12 @@ from typing import Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
+from jobs import Boom
 from virtual_time import VIRTUAL_BACKENDS, run_in_virtual_time
 
 from anyslots import Executor, JobCancelled, Lane, QueueTimeout, Rate, Retry, gather
 
 pytestmark = pytest.mark.parametrize("backend", VIRTUAL_BACKENDS)
-
-
-class Boom(Exception):
-    pass
 
 
 class Starts(list[Any]):

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
+from jobs import fail
 
 from anyslots import (
     Executor,
@@ -142,11 +143,6 @@ class Base(BaseException):
 @dataclass(frozen=True)
 class FrozenBase(BaseException):
     text: str = "frozen"
-
-
-async def fail(error: BaseException) -> NoReturn:
-    await checkpoint()
-    raise error
 
 
 async def fail_at_once(error: BaseException) -> NoReturn:

@@ -13,6 +13,7 @@ from typing import Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
+from jobs import Boom
 from virtual_time import VIRTUAL_BACKENDS, run_in_virtual_time
 
 from anyslots import (
@@ -30,10 +31,6 @@ from anyslots import (
 )
 
 pytestmark = pytest.mark.parametrize("backend", VIRTUAL_BACKENDS)
-
-
-class Boom(Exception):
-    pass
 
 
 class Flaky:

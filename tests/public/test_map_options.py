@@ -11,16 +11,13 @@ import anyio
 import pytest
 from anyio import wait_all_tasks_blocked
 from anyio.lowlevel import checkpoint
+from jobs import Boom
 from virtual_time import VIRTUAL_BACKENDS, run_in_virtual_time
 
 from anyslots import Executor, ExecutorClosed, JobCancelled, Rate, Results, amap
 
 pytestmark = pytest.mark.anyio
 virtual = pytest.mark.parametrize("backend", VIRTUAL_BACKENDS)
-
-
-class Boom(Exception):
-    pass
 
 
 async def double(number: int) -> int:

@@ -43,12 +43,6 @@ async def one(x: int = 1) -> int:
 # Submitters that are cancelled as they wait.
 
 
-@pytest.fixture
-def asyncio_only(loop_name: str) -> None:
-    if loop_name == "trio":
-        pytest.skip("asyncio's own")
-
-
 @pytest.mark.usefixtures("asyncio_only")
 @pytest.mark.parametrize("max_pending", [0, 1, math.inf])
 @pytest.mark.parametrize("busy", [False, True])

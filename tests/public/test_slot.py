@@ -11,6 +11,7 @@ import anyio
 import pytest
 from anyio import wait_all_tasks_blocked
 from anyio.lowlevel import checkpoint
+from jobs import Boom
 from test_cancel_sweep import Steps
 from virtual_time import VIRTUAL_BACKENDS, run_in_virtual_time
 
@@ -29,10 +30,6 @@ from anyslots import (
 
 run_anywhere = pytest.mark.anyio
 virtual = pytest.mark.parametrize("backend", VIRTUAL_BACKENDS)
-
-
-class Boom(Exception):
-    pass
 
 
 class Log(list[Any]):

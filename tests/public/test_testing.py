@@ -19,6 +19,7 @@ import anyio
 import anyio.from_thread
 import anyio.to_thread
 import pytest
+from jobs import Boom
 
 from anyslots import Executor, Rate, from_thread, gather, to_pool
 from anyslots.testing import run
@@ -30,10 +31,6 @@ def real_seconds(fn: Any, *args: Any, **kwargs: Any) -> float:
     began = time.monotonic()
     fn(*args, **kwargs)
     return time.monotonic() - began
-
-
-class Boom(Exception):
-    pass
 
 
 # The clock.

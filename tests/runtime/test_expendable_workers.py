@@ -317,12 +317,6 @@ async def test_a_task_group_left_open_with_a_task_in_it(caplog: pytest.LogCaptur
 # Handles of the task that a job keeps.
 
 
-@pytest.fixture
-def asyncio_only(loop_name: str) -> None:
-    if loop_name == "trio":
-        pytest.skip("asyncio's own")
-
-
 @pytest.mark.usefixtures("asyncio_only")
 @pytest.mark.parametrize("when", ["queued", "running", "done"])
 async def test_a_stale_cancel_hits_no_other_job(
