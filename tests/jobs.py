@@ -24,7 +24,7 @@ async def give(value: Any = None, turns: int = 1) -> Any:
 
 async def fail(error: BaseException | None = None) -> None:
     await checkpoint()
-    raise error or Boom
+    raise Boom if error is None else error
 
 
 class Starts(list[Any]):

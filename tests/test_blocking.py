@@ -226,7 +226,6 @@ def test_a_function_that_is_none(pool: BlockingExecutor) -> None:
 
 
 def test_cancelling_an_async_function(pool: BlockingExecutor) -> None:
-    """A running async function is cancelled; its future is, when it has unwound."""
     blocked = Blocked()
     future = pool.submit(blocked.run)
     assert blocked.begun.wait(20)

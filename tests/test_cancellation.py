@@ -209,7 +209,6 @@ async def test_a_cancelled_queued_job_tells_its_waiters_at_once():
 
 @pytest.mark.parametrize("delay", range(6))
 async def test_a_job_cancelled_before_its_first_step_passes_its_slot_on(delay: int):
-    """A job that has been granted a slot and is cancelled before it begins leaves the slot."""
     async with Executor(1) as executor:
         for _ in range(5):
             witness = Witness()
@@ -235,7 +234,6 @@ async def test_a_job_cancelled_before_its_first_step_passes_its_slot_on(delay: i
 
 
 async def test_cancelling_the_head_as_the_running_job_ends_starts_the_second():
-    """One slot: the queue's head is cancelled in the tick in which the running job ends."""
     async with Executor(1) as executor:
         for delay in range(-1, 5):
             blocker = Waiting()
@@ -419,7 +417,6 @@ async def test_each_cancellation_is_met_by_a_job_that_swallows_them(times: int):
 
 
 async def test_a_job_cancelled_twice_says_true_while_it_lasts():
-    """Cancelling again is no error, and one cancellation is all that the job meets."""
     async with Executor(1) as executor:
         job = Unwinding()
         future = executor.submit(job)
@@ -487,7 +484,6 @@ async def test_the_reason_is_in_the_exception(reason: str | None):
 
 
 async def test_a_job_that_was_cancelled_leaves_no_reason_to_the_next():
-    """The reason belongs to one job; the next one in its slot has its own."""
     async with Executor(1) as executor:
         reasons = ["first", None, "third"]
         for reason in reasons:
@@ -666,7 +662,6 @@ ENDINGS = [
 async def test_a_cancel_as_the_job_ends_never_reaches_the_next_one(
     job: Callable[[anyio.Event], Awaitable[str]],
 ):
-    """Before, in and after the tick in which a job ends: only that job can be cancelled."""
     outcomes = set()
     async with Executor(1) as executor:
         for delay in [*range(-4, 8)] * 2:
@@ -915,7 +910,6 @@ WAITS = ["await", "wait", "gather", "gather, exceptions too", "join"]
 
 @pytest.mark.parametrize("wait", WAITS)
 async def test_a_cancelled_wait_ends_cancelled_and_leaves_the_job_alone(wait: str):
-    """Cancelling who waits cancels neither the job nor anybody else who waits for it."""
     async with Executor(1) as executor:
         job = Waiting()
         future = executor.submit(job)
@@ -950,7 +944,6 @@ async def test_a_cancelled_wait_ends_cancelled_and_leaves_the_job_alone(wait: st
 async def test_a_wait_inside_a_cancelled_scope_ends_cancelled_even_for_a_job_that_is_done(
     wait: str,
 ):
-    """Each wait is a checkpoint, whatever it waits for."""
     async with Executor(1) as executor:
         future = executor.submit(unharmed)
         await future
@@ -1521,7 +1514,6 @@ async def test_an_error_raised_inside_a_structure_while_it_unwinds_is_the_jobs_o
     end: Callable[..., Awaitable[None]],
     loop_name: str,
 ):
-    """The job has failed with that error, in groups of its structure; no cancellation in them."""
     skip_unless_native(structure, loop_name)
     inside = Messy()
     executor = Executor(3, on_error="cancel" if end is fail_another else "hold")
@@ -1591,7 +1583,6 @@ async def test_a_thread_that_cannot_be_abandoned_holds_its_slot_until_it_ends():
 async def test_the_block_ends_only_when_cancelled_jobs_have_unwound(
     end: Callable[..., Awaitable[None]],
 ):
-    """However jobs are cancelled, no job code runs any more once the block has ended."""
     executor = Executor(3, on_error="cancel" if end is fail_another else "hold")
     jobs = [Unwinding(), Unwinding()]
     futures: list[Future[Any]] = []
@@ -1652,7 +1643,6 @@ async def test_a_second_cancellation_while_the_block_ends_does_not_end_it_early(
 
 
 async def test_a_shutdown_whose_waiter_is_cancelled_cancels_the_jobs_and_ends_cancelled():
-    """Cancelling `shutdown` ends the grace; the cancellation goes on once the jobs have unwound."""
     async with Executor(2) as executor:
         jobs = [Unwinding(), Unwinding()]
         futures = [executor.submit(job) for job in jobs]
@@ -1810,7 +1800,6 @@ async def test_a_failure_in_the_inner_executor_unwinds_to_the_outer_job():
 async def test_waiting_for_a_cancelled_job_in_a_shield_takes_no_cpu(
     end: Callable[..., Awaitable[None]],
 ):
-    """While a cancelled job sleeps in a shield, nothing spins."""
     begun = anyio.Event()
 
     async def job():

@@ -260,8 +260,6 @@ def test_a_job_that_ends_when_its_time_is_up(backend) -> None:
 
 @pytest.mark.parametrize("shielded", [0, 5])
 def test_a_job_that_was_cancelled_before_is_cancelled(backend, shielded) -> None:
-    """`cancel` before the time is up makes the job cancelled, however long it then unwinds."""
-
     async def main() -> Any:
         async with Executor(slots=1, timeout=4) as executor:
             future = executor.submit(Watched(), 60, shielded=shielded)

@@ -277,7 +277,6 @@ async def test_submit_does_not_pass_those_who_wait() -> None:
 @either
 @pytest.mark.parametrize("how", ["future", "lane", "executor"])
 async def test_cancelled_queued_jobs_make_room(where, how) -> None:
-    """A place in the queue is free at once when its job is cancelled."""
     async with full(where, room=2) as queue:
         for name in range(3):
             await queue.wait(name)
@@ -325,8 +324,6 @@ async def test_slots_that_become_free_let_in_just_as_many(where, how) -> None:
 
 
 async def test_the_job_sees_the_context_of_the_enqueue_call() -> None:
-    """A job that waited for room runs in a copy of the context in which `enqueue` was called."""
-
     async def get() -> str:
         return variable.get()
 
@@ -562,7 +559,6 @@ async def test_an_abrupt_end_refuses_those_who_wait_outside() -> None:
 
 
 async def test_a_cancelled_block_leaves_nobody_waiting() -> None:
-    """When the block is cancelled, who waits outside is refused, or let in and cancelled."""
     async with full() as queue:
         with anyio.CancelScope() as scope:
             async with Executor(slots=1, max_pending=0) as executor:
@@ -650,7 +646,6 @@ async def test_many_producers_all_finish() -> None:
     ("backend", "options"), [("asyncio", {"debug": False}), ("trio", {})], ids=["asyncio", "trio"]
 )
 def test_one_free_place_wakes_one_who_waits(backend, options) -> None:
-    """When a place is free, one of 10,000 who wait for it is woken, and nobody for nothing."""
     steps = [0]
 
     async def enqueue(queue: Full, number: int) -> None:

@@ -145,7 +145,6 @@ async def test_hold_forgets_errors_that_were_looked_at(look: Look, log: Log) -> 
 
 @pytest.mark.parametrize("look", NO_LOOKS)
 async def test_hold_raises_errors_that_nobody_looked_at(look: Look, log: Log) -> None:
-    """The block raises an error that nobody has looked at, though its job was waited for."""
     error = Boom()
     with group_of(error):
         async with Executor(1) as executor:
@@ -174,7 +173,6 @@ async def test_hold_raises_all_errors_in_one_group_in_order() -> None:
 
 
 async def test_hold_leaves_out_the_errors_that_were_looked_at() -> None:
-    """Only the errors that nobody has looked at are raised."""
     seen, unseen = Boom("seen"), Boom("unseen")
     with group_of(unseen):
         async with Executor(2) as executor:
@@ -283,7 +281,6 @@ async def test_cancel_logs_errors_beside_an_exception_of_the_body(log: Log) -> N
 
 @pytest.mark.parametrize("how", ["submit", "enqueue", "map"])
 async def test_cancel_raises_the_first_error_though_the_body_is_refused(how: str, log: Log) -> None:
-    """What refuses the body after the first error doesn't hide that error."""
     error = Boom()
     with pytest.raises(ExceptionGroup) as caught:
         async with Executor(1, on_error="cancel") as executor:
@@ -403,8 +400,6 @@ async def test_hold_raises_unseen_errors_when_cancelled_from_outside(where: str,
 
 
 async def test_cancel_raises_the_error_when_cancelled_from_outside() -> None:
-    """With "cancel", a failure that comes out of a cancellation from outside is raised, too."""
-
     async def job() -> None:
         try:
             await anyio.sleep_forever()
@@ -670,7 +665,6 @@ async def test_log_counts_looks_after_the_block(log: Log) -> None:
 
 @pytest.mark.usefixtures("no_collector")
 async def test_log_keeps_no_failed_future_that_nobody_holds(log: Log) -> None:
-    """A failed future that nobody holds is gone at once, and so are its exception and locals."""
     refs: dict[tuple[object, ...], weakref.ref[object]] = {}
 
     class Local:
@@ -722,7 +716,6 @@ async def test_log_holds_constant_memory(log: Log) -> None:
 
 
 async def test_hold_keeps_the_error_of_a_job_that_an_awaiter_was_cancelled_from(log: Log) -> None:
-    """A task that was cancelled while it awaited the job has not looked at its error."""
     event = anyio.Event()
 
     async def job() -> None:
@@ -789,7 +782,6 @@ async def test_interrupt_in_a_job_ends_the_executor(on_error: Any, where: str, l
 
 @pytest.mark.parametrize("on_error", POLICIES)
 async def test_system_exit_in_a_job_ends_the_executor(on_error: Any) -> None:
-    """`SystemExit` in a job does what `KeyboardInterrupt` does, and keeps its exit status."""
     with pytest.raises(SystemExit) as caught:
         async with Executor(2, on_error=on_error) as executor:
             other = executor.submit(anyio.sleep_forever)
@@ -821,7 +813,6 @@ async def test_interrupt_settles_every_future(turns: int) -> None:
 
 
 async def test_interrupt_of_a_job_does_not_hide_other_errors(log: Log) -> None:
-    """Errors of other jobs that nobody has looked at are logged beside the interrupt."""
     with pytest.raises(KeyboardInterrupt):
         async with Executor(1) as executor:
             await submit_failed(executor, Boom())
@@ -831,7 +822,6 @@ async def test_interrupt_of_a_job_does_not_hide_other_errors(log: Log) -> None:
 
 
 async def test_interrupt_inside_a_group_ends_the_executor() -> None:
-    """An interrupt in an exception group ends the executor, with the group as it came."""
     error = BaseExceptionGroup("of a task group", [Boom(), KeyboardInterrupt()])
     with pytest.raises(BaseExceptionGroup) as caught:
         async with Executor(2) as executor:

@@ -62,7 +62,6 @@ def test_executor_is_constructed_outside_an_event_loop(anyio_backend: Any) -> No
 
 
 async def test_entering_gives_the_executor() -> None:
-    """``async with ... as executor`` is the executor itself."""
     executor = Executor(1)
     async with executor as entered:
         assert entered is executor
@@ -224,7 +223,6 @@ async def test_nothing_of_the_block_is_left() -> None:
 
 @pytest.mark.parametrize("on_error", POLICIES)
 async def test_body_that_raises_cancels_the_jobs_and_waits_for_them(on_error: Any) -> None:
-    """If the body raises, the block cancels all jobs, waits for their cleanup, and raises that."""
     cleanup = Cleanup()
     async with anyio.create_task_group() as tg:
         with pytest.raises(Boom):
@@ -363,8 +361,6 @@ async def test_job_may_not_wait_for_its_own_end(what: str, turns: int) -> None:
 @pytest.mark.usefixtures("asyncio_only")
 @pytest.mark.parametrize("what", ["join", "shutdown"])
 async def test_job_that_is_a_task_may_not_wait_for_its_own_end(what: str) -> None:
-    """In a Task that is a job, too, waiting for the own end is an error, and doesn't hang."""
-
     async def job() -> None:
         with anyio.fail_after(1):
             await call(executor, what)
@@ -375,8 +371,6 @@ async def test_job_that_is_a_task_may_not_wait_for_its_own_end(what: str) -> Non
 
 
 async def test_job_may_join_another_executor() -> None:
-    """A job may wait for the end of jobs that are not of its own executor."""
-
     async def job() -> int:
         async with Executor(1) as inner:
             inner.submit(give)
@@ -441,7 +435,6 @@ async def test_closing_again_is_nothing() -> None:
 
 
 async def test_closed_executor_can_be_cancelled() -> None:
-    """Jobs of a closed executor can be cancelled, all of them or one."""
     async with Executor(1) as executor:
         futures = [executor.submit(anyio.sleep_forever) for _ in range(3)]
         await all_blocked()
@@ -473,7 +466,6 @@ async def test_shutdown_lets_the_jobs_finish() -> None:
 
 
 async def test_shutdown_again_and_after_the_block() -> None:
-    """`shutdown` may be called again, and after the block: there's nothing to do."""
     async with Executor(1) as executor:
         executor.submit(give)
         await executor.shutdown()
@@ -548,7 +540,6 @@ async def test_shutdown_takes_what_a_child_task_of_a_job_submits() -> None:
 
 @pytest.mark.usefixtures("asyncio_only")
 async def test_shutdown_takes_what_a_job_that_is_a_task_submits() -> None:
-    """A function that returns a Task is a job as well: what the Task submits is its own."""
     event = anyio.Event()
 
     async def job() -> int:
@@ -583,8 +574,6 @@ async def test_shutdown_without_grace_time_cancels_at_once() -> None:
 
 
 async def test_errors_after_shutdown_are_raised_by_the_block() -> None:
-    """`shutdown` raises nothing for jobs: the block does, as without it."""
-
     async def fail() -> None:
         raise Boom
 
@@ -595,7 +584,6 @@ async def test_errors_after_shutdown_are_raised_by_the_block() -> None:
 
 
 async def test_body_goes_on_after_shutdown() -> None:
-    """`shutdown` ends the jobs, not the body."""
     steps = []
     async with Executor(1) as executor:
         executor.submit(anyio.sleep_forever)
@@ -685,8 +673,6 @@ class TestGrace:
         assert self.run(backend, main) == [2, 4, ("shut down", 5)]
 
     def test_submissions_after_the_grace_are_refused(self, backend: str) -> None:
-        """While jobs unwind after the grace, even their own submissions are refused."""
-
         async def job(log: list[object], executor: Executor) -> None:
             try:
                 await anyio.sleep_forever()
@@ -751,8 +737,6 @@ class TestGrace:
         assert self.run(backend, main) == [("cancelled", 3), 3]
 
     def test_time_limit_around_shutdown(self, backend: str) -> None:
-        """A time limit around `shutdown` ends the grace; the unwinding is waited for."""
-
         async def job(log: list[object]) -> None:
             try:
                 await anyio.sleep_forever()
@@ -819,7 +803,6 @@ def test_statistics_are_frozen() -> None:
 
 
 async def test_statistics_count_each_job_where_it_is() -> None:
-    """Each job is counted once, where it is at that moment."""
     event = anyio.Event()
 
     async def fail() -> None:
@@ -930,7 +913,6 @@ async def test_statistics_add_up_at_any_time(slots: float) -> None:
 
 
 async def test_callback_finds_its_job_counted() -> None:
-    """When a done callback is called its job is counted as what it has become."""
     seen = []
 
     async def fail() -> None:

@@ -460,8 +460,6 @@ var: ContextVar[str] = ContextVar("var", default="unset")
 
 
 async def test_a_job_sees_the_context_of_its_thread() -> None:
-    """A job runs in a copy of the context of the thread that submitted it."""
-
     async def look() -> str:
         seen = var.get()
         var.set("the job's")

@@ -134,7 +134,6 @@ async def test_cancelled(was: str) -> None:
 
 
 async def test_job_sees_its_own_future_running() -> None:
-    """While its code runs a job's future is running."""
     seen = []
 
     async def job() -> None:
@@ -274,7 +273,6 @@ async def test_wait_never_raises_for_the_job(end: str) -> None:
 
 @pytest.mark.parametrize("end", ENDS)
 async def test_callback_gets_the_future_once_it_is_done(end: str) -> None:
-    """A done callback is called once, with the future, which is done by then."""
     calls = []
     async with Executor(1) as executor:
         future = executor.submit(end_as, end)
@@ -289,7 +287,6 @@ async def test_callback_gets_the_future_once_it_is_done(end: str) -> None:
 
 @pytest.mark.parametrize("end", ENDS)
 async def test_callback_added_to_a_done_future_is_called_at_once(end: str) -> None:
-    """On a done future `add_done_callback` calls the callback before it returns."""
     calls: list[Future[Any]] = []
     async with Executor(1) as executor:
         future = await submit_until_done(executor, end)
@@ -298,7 +295,6 @@ async def test_callback_added_to_a_done_future_is_called_at_once(end: str) -> No
 
 
 async def test_callbacks_are_called_in_order() -> None:
-    """Callbacks are called in the order in which they were added, each as often as added."""
     calls = []
 
     def first(_: object) -> None:
@@ -316,7 +312,6 @@ async def test_callbacks_are_called_in_order() -> None:
 
 
 async def test_callback_runs_in_the_thread_of_the_event_loop() -> None:
-    """Callbacks are called in the event loop's thread, for jobs that wait for threads, too."""
     import threading
 
     threads = []
@@ -328,7 +323,6 @@ async def test_callback_runs_in_the_thread_of_the_event_loop() -> None:
 
 
 async def test_callback_runs_in_the_context_of_its_adding() -> None:
-    """A callback sees the context of its `add_done_callback`, not that of the job."""
     seen = []
 
     async def job() -> None:
@@ -500,7 +494,6 @@ async def drive(awaitable: Callable[[], Awaitable[object]]) -> None:
 @pytest.mark.parametrize("done", [False, True], ids=["not done", "done"])
 @pytest.mark.parametrize("what", ["await", "wait", "gather", "cancel", "add", "remove"])
 async def test_another_thread_may_neither_change_nor_await_a_future(done: bool, what: str) -> None:
-    """From another thread, changing or awaiting a future is a `RuntimeError` that says why."""
     calls: list[Future[Any]] = []
     event = anyio.Event()
     async with Executor(1) as executor:
@@ -814,8 +807,6 @@ async def test_failed_future_is_in_no_cycle() -> None:
 
 @pytest.mark.usefixtures("no_collector")
 async def test_looking_at_a_failed_future_makes_no_cycle() -> None:
-    """However a failed job was looked at, its future and its locals are freed then."""
-
     async def job() -> None:
         large = Thing()
         held["locals"] = weakref.ref(large)
@@ -985,7 +976,6 @@ async def test_name_is_that_of_the_function(fn: Any, name: str) -> None:
 
 
 async def test_lane_of_a_job_of_the_executor_is_the_executor() -> None:
-    """What is submitted to the executor itself has the executor as its lane, always."""
     async with Executor(1) as executor:
         future = executor.submit(give)
         assert future.lane is executor

@@ -60,13 +60,11 @@ async def test_future_may_be_given_more_than_once(return_exceptions: bool) -> No
 
 
 async def test_futures_of_several_executors_are_gathered_together() -> None:
-    """The futures needn't be of one executor."""
     async with Executor(1) as one, Executor(1) as other:
         assert await gather(one.submit(give, 1), other.submit(give, 2)) == [1, 2]
 
 
 async def test_several_tasks_may_gather_the_same_futures() -> None:
-    """Any number of tasks may gather the same futures."""
     results = []
 
     async def gatherer() -> None:
@@ -206,7 +204,6 @@ async def test_cancelled_job_ends_the_wait(was: str) -> None:
 
 
 async def test_exceptions_are_returned_in_place_of_results() -> None:
-    """With ``return_exceptions`` every job is waited for; exceptions take the place of results."""
     error = Boom()
     async with Executor(4) as executor:
         futures: list[Future[Any]] = [
@@ -226,8 +223,6 @@ async def test_exceptions_are_returned_in_place_of_results() -> None:
 
 
 async def test_base_exceptions_are_returned_too() -> None:
-    """With ``return_exceptions`` any failure is returned, an `Exception` or not."""
-
     class BaseBoom(BaseException):
         pass
 
@@ -237,7 +232,6 @@ async def test_base_exceptions_are_returned_too() -> None:
 
 
 async def test_exception_that_a_job_returns_is_a_result() -> None:
-    """A job that returns an exception object has not failed."""
     error = Boom()
     async with Executor(1) as executor:
         assert await gather(executor.submit(give, error)) == [error]
@@ -245,7 +239,6 @@ async def test_exception_that_a_job_returns_is_a_result() -> None:
 
 @pytest.mark.parametrize("return_exceptions", [False, True])
 async def test_cancelling_gather_leaves_the_jobs_alone(return_exceptions: bool) -> None:
-    """A task that is cancelled while it gathers ends cancelled, and the jobs go on."""
     event = anyio.Event()
     async with Executor(1) as executor:
         futures = [executor.submit(event.wait) for _ in range(3)]

@@ -32,7 +32,6 @@ FILES = sorted({name for names in NAMED.values() for name in names})
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_named_file_exists_once(name: str) -> None:
-    """A name leads to one file of tests."""
     [path] = TESTS.rglob(name)
     assert "def test_" in path.read_text(encoding="utf-8")
 

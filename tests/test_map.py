@@ -631,8 +631,6 @@ async def test_error_of_the_source_comes_out_after_the_results(kind: str, ordere
 
 
 async def test_error_of_closing_the_source_comes_out() -> None:
-    """A source that can't be closed is no secret."""
-
     async def source() -> AsyncIterator[int]:
         try:
             yield 1

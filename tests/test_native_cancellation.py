@@ -479,7 +479,6 @@ async def test_a_worker_cancelled_between_two_instant_jobs_starts_the_next(delay
 
 
 async def test_cancelling_every_task_but_ones_own_cancels_the_running_jobs_alone():
-    """All tasks of the loop are cancelled by a library: running jobs end, queued ones run."""
     async with Executor(3) as executor:
         running = [Exposed() for _ in range(3)]
         futures = [executor.submit(job) for job in running]
@@ -732,7 +731,6 @@ async def test_a_host_cancelled_as_its_last_job_ends_ends_cancelled(delay: int):
 
 @pytest.mark.parametrize("times", [1, 2, 3])
 async def test_a_host_cancelled_while_its_jobs_unwind_still_waits_and_ends_cancelled(times: int):
-    """More cancellations don't end the block any earlier, and the host's end is a cancellation."""
     trial = Trial()
 
     async def host():
@@ -1076,8 +1074,6 @@ async def test_wait_for_stops_waiting_and_leaves_the_job_alone():
 
 
 async def test_shield_and_asyncios_gather_serve_our_futures():
-    """`asyncio.shield`, `asyncio.gather` and `asyncio.wait` take futures as any awaitable."""
-
     async def await_shielded():
         await asyncio.shield(future)
 
@@ -1103,7 +1099,6 @@ async def test_shield_and_asyncios_gather_serve_our_futures():
 
 
 async def test_cancelling_a_job_cancels_the_asyncio_task_that_it_awaits():
-    """A job that returns or awaits a task: cancelling its future reaches that task, and is over."""
     for with_task in (lambda task: task, lambda task: asyncio.wait_for(task, 3600)):
         async with Executor(1) as executor:
             task = asyncio.create_task(asyncio.sleep(3600))

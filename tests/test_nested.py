@@ -336,8 +336,6 @@ async def test_lender_goes_on_ahead_of_the_queue(way: Any) -> None:
 
 @virtual
 def test_queued_jobs_use_the_lent_slot(backend: str) -> None:
-    """While a job waits for a child in another slot, a queued job runs in the slot that it lent."""
-
     async def main() -> None:
         async def parent() -> None:
             await executor.submit(anyio.sleep, 10)
@@ -767,8 +765,6 @@ def test_cancelling_a_job_that_waits_in_any_way(backend: str, way: Any) -> None:
 @every_way
 @pytest.mark.parametrize("how", ["executor", "lane", "shutdown"])
 async def test_cancelling_all_jobs_is_no_failure_of_those_that_wait_for_others(way, how) -> None:
-    """If a job and the queued ones that it waits for are cancelled together, none of them fails."""
-
     async def leaf(_: object) -> None:
         await anyio.sleep_forever()
 

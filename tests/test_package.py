@@ -98,7 +98,6 @@ def test_classes_that_users_do_not_subclass_are_final(name: str) -> None:
 
 
 def test_executor_is_a_lane() -> None:
-    """Whatever takes a lane takes an executor."""
     assert issubclass(anyslots.Executor, anyslots.Lane)
 
 
@@ -136,19 +135,16 @@ def test_type_hints_of_methods_resolve(name: str) -> None:
 
 @pytest.mark.parametrize("fn", FUNCTIONS.values())
 def test_type_hints_of_functions_resolve(fn: Any) -> None:
-    """`typing.get_type_hints` works on every public function."""
     assert set(typing.get_type_hints(fn)) == {*inspect.signature(fn).parameters, "return"}
 
 
 @pytest.mark.parametrize("cls", CLASSES.values())
 def test_type_hints_of_classes_resolve(cls: Any) -> None:
-    """`typing.get_type_hints` works on every public class."""
     typing.get_type_hints(cls)
 
 
 @pytest.mark.parametrize("name", ["Executor", "Statistics"])
 def test_type_hints_of_constructors_resolve(name: str) -> None:
-    """`typing.get_type_hints` works on the constructors that users call."""
     init = CLASSES[name].__init__
     assert set(inspect.signature(init).parameters) - {"self"} <= set(typing.get_type_hints(init))
 

@@ -181,7 +181,6 @@ def test_one_interrupt_ends_a_program_with_a_thousand_jobs(runner: str, and_then
 
 @pytest.mark.parametrize("runner", ["anyio.run(asyncio)", "anyio.run(uvloop)", "anyio.run(trio)"])
 def test_one_interrupt_ends_a_program_run_by_anyio(runner: str):
-    """The same, started by `anyio.run`."""
     with Program(busy(IN_BODY), runner) as program:
         program.read_until("ready")
         program.interrupt()

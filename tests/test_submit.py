@@ -281,7 +281,6 @@ async def test_cancelled_asyncio_future_cancels_the_job(already: bool) -> None:
 @pytest.mark.usefixtures("asyncio_only")
 @pytest.mark.parametrize("cleanup", ["at once", "in its time"])
 async def test_cancelling_the_job_cancels_its_task(cleanup: str) -> None:
-    """A returned Task is cancelled with its job, once: the job is done when the Task is."""
     unwound = []
 
     async def sleep() -> None:
@@ -401,7 +400,6 @@ async def test_function_that_returns_no_awaitable_fails_its_job(fn: Any) -> None
 
 
 async def test_plain_function_runs_in_a_thread_as_the_message_says() -> None:
-    """``submit(anyio.to_thread.run_sync, fn, ...)`` runs a plain function in a worker thread."""
     async with Executor(1) as executor:
         assert await executor.submit(to_thread.run_sync, plain_function, 3) == 3
 
@@ -430,7 +428,6 @@ async def test_wrong_arguments_fail_the_job() -> None:
 
 
 async def test_submitting_from_another_thread_names_the_right_call() -> None:
-    """From another thread, `submit` raises a `RuntimeError` that names `anyslots.from_thread`."""
     async with Executor(1) as executor:
         with pytest.raises(RuntimeError, match=r"anyslots\.from_thread"):
             await to_thread.run_sync(executor.submit, instant)
@@ -514,7 +511,6 @@ async def test_submitting_from_a_done_callback(outcome: str) -> None:
 
 @pytest.mark.usefixtures("asyncio_only")
 async def test_submitting_from_a_done_callback_of_a_task() -> None:
-    """The done callback of an asyncio Task may submit."""
     futures = []
     async with Executor(1) as executor:
         task = asyncio.create_task(instant())
@@ -538,7 +534,6 @@ async def test_submitting_from_other_tasks() -> None:
 
 
 async def test_job_may_submit_while_the_block_is_left() -> None:
-    """Jobs go on submitting while the block waits for them, and what they submit is run."""
     visited = []
 
     async def visit(depth: int, page: str) -> None:
@@ -555,7 +550,6 @@ async def test_job_may_submit_while_the_block_is_left() -> None:
 
 
 async def test_last_steps_of_a_job_may_submit_while_the_block_is_left() -> None:
-    """Even what the last running job submits in its very last step, or its callback, is run."""
     ran = []
 
     async def job(depth: int) -> None:
@@ -610,7 +604,6 @@ async def test_jobs_start_in_order_when_many_workers_wake_at_once() -> None:
 
 @pytest.mark.parametrize("slots", [1, 2, 7])
 async def test_never_more_jobs_than_slots(slots: int) -> None:
-    """As many jobs run at once as there are slots, and never more."""
     spy = Spy()
     async with Executor(slots) as executor:
         for number in range(50):
@@ -620,7 +613,6 @@ async def test_never_more_jobs_than_slots(slots: int) -> None:
 
 
 async def test_infinite_slots_run_everything_at_once() -> None:
-    """With infinitely many slots every job runs at once; any infinite float will do."""
     spy = Spy()
     event = anyio.Event()
 
@@ -748,7 +740,6 @@ async def test_job_that_waits_for_what_only_it_knows_finishes() -> None:
 
 
 async def test_job_sees_the_context_of_its_submitter() -> None:
-    """A job sees the context variables as the submitter had set them."""
     async with Executor(1) as executor:
         futures = []
         for value in ["one", "two", "three"]:
@@ -758,8 +749,6 @@ async def test_job_sees_the_context_of_its_submitter() -> None:
 
 
 async def test_function_is_called_in_the_context_of_its_submitter() -> None:
-    """A plain function that makes the coroutine is called in the submitter's context, too."""
-
     def fn() -> Awaitable[int]:
         return instant(len(variable.get()))
 
@@ -878,7 +867,6 @@ async def test_context_of_a_submission_from_a_given_context() -> None:
 
 
 async def test_tasks_that_a_job_starts_inherit_its_context() -> None:
-    """A child task of a job sees the job's context variables."""
     seen = []
 
     async def child() -> None:
@@ -896,8 +884,6 @@ async def test_tasks_that_a_job_starts_inherit_its_context() -> None:
 
 
 async def test_jobs_of_one_slot_share_a_task() -> None:
-    """A job has no task of its own: the jobs of one slot run in one task, one after another."""
-
     async def job() -> int:
         await checkpoint()
         return anyio.get_current_task().id
@@ -913,7 +899,6 @@ async def test_jobs_of_one_slot_share_a_task() -> None:
 
 
 async def test_job_may_use_task_groups_scopes_and_threads() -> None:
-    """Task groups, cancel scopes, time limits and worker threads work in a job as in a task."""
     log = []
 
     async def child(number: int) -> None:
@@ -942,8 +927,6 @@ async def test_job_may_use_task_groups_scopes_and_threads() -> None:
 
 
 async def test_job_may_run_an_executor_of_its_own() -> None:
-    """An executor inside a job of another one works on its own."""
-
     async def job(value: int) -> int:
         async with Executor(1) as inner:
             return await inner.submit(double, value)

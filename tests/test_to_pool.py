@@ -185,7 +185,6 @@ async def test_an_abandoned_call_runs_on(
 async def test_calls_that_wait_for_a_slot_never_reach_the_pool(
     pool: concurrent.futures.Executor, meeting: Meeting
 ) -> None:
-    """The pool is given no more calls than there are slots; the others can be cancelled."""
     async with Executor(1) as executor:
         first = executor.submit(to_pool.run_sync, meet, meeting.port, pool=pool)
         queued = [

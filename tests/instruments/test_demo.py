@@ -562,7 +562,6 @@ def test_version_and_help_are_printed(
 
 
 def test_importing_the_package_imports_no_demo() -> None:
-    """What the demo needs is imported by the demo alone."""
     modules = ["anyslots.__main__", "anyslots._demo", "http.server", "httpx", "trio"]
     code = f"import sys, anyslots; print([m for m in {modules!r} if m in sys.modules])"
     assert run([sys.executable, "-c", code]).stdout == "[]\n"

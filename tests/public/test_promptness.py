@@ -137,8 +137,6 @@ async def test_enqueue_cancelled_when_its_job_has_begun() -> None:
 
 @pytest.mark.parametrize("how", ["future", "lane", "executor"])
 async def test_a_timeout_stays_one_if_the_job_is_cancelled_too(how: str) -> None:
-    """Cancelled while it unwinds from its timeout, the job fails with `TimeoutError`."""
-
     async def slow() -> None:
         try:
             await anyio.sleep_forever()

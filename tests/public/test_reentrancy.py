@@ -484,7 +484,6 @@ async def test_a_chain_of_callbacks_that_cancel_the_one_before() -> None:
 
 
 async def test_a_chain_of_callbacks_that_submit_the_next() -> None:
-    """Each is submitted by the callback of the one before, which has just been cancelled."""
     count = 0
 
     def submit_and_cancel(_: object) -> None:
@@ -532,7 +531,6 @@ async def test_many_callbacks_of_one_future() -> None:
 
 
 async def test_a_chain_of_lanes_that_cancel_each_other() -> None:
-    """`Lane.cancel` in callbacks, 2,000 lanes deep in line."""
     async with Executor(1) as executor:
         release = anyio.Event()
         executor.submit(release.wait)

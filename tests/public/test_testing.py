@@ -273,8 +273,6 @@ def test_event_loop_in_a_callback_of_another_is_refused() -> None:
 @both
 @pytest.mark.parametrize("outer", ["asyncio", "trio"])
 def test_it_runs_in_a_thread_that_an_event_loop_started(backend, outer) -> None:
-    """Even if the thread inherited the context, which names the event loop of the other thread."""
-
     async def main() -> None:
         context = contextvars.copy_context()
         inner = functools.partial(run, hours, backend=backend)

@@ -576,7 +576,6 @@ async def test_a_child_job_cancelled_with_its_parent() -> None:
 
 
 async def test_a_job_in_its_timeout_stays_timed_out_if_cancelled() -> None:
-    """Cancelled while it unwinds from its timeout, it's cancelled again, but has timed out."""
     steps: list[str] = []
 
     async def slow() -> None:

@@ -224,7 +224,6 @@ async def test_another_job_of_that_slot_is_cancelled(caplog: pytest.LogCaptureFi
 
 
 async def test_a_scope_left_open_is_cancelled_later(caplog: pytest.LogCaptureFixture) -> None:
-    """What cancels it later, or closes its generator, cancels no job."""
     async with Executor(1) as executor:
         await executor.submit(culprit, leaves_scope, "at once")
         generator, scope = generators[-1], kept[-1]
