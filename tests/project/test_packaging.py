@@ -15,7 +15,7 @@ import pytest
 
 import anyslots
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "anyslots"
 
 
@@ -76,7 +76,7 @@ def test_sdist_holds_what_the_tests_need(built: Path) -> None:
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    tests = {f"tests/{path.name}" for path in ROOT.glob("tests/*.py")}
+    tests = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("tests/**/*.py")}
     assert names >= tests | {f"src/anyslots/{name}" for name in the_files(SOURCE)}
     assert names >= {"CHANGELOG.md", "LICENSE", "README.md", "noxfile.py", "pyproject.toml"}
     assert not [name for name in names if name.startswith((".ci", ".github", ".nox", ".venv"))]

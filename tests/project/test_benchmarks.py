@@ -14,7 +14,7 @@ from runners import needs_uvloop
 
 pytestmark = pytest.mark.engines
 
-COMPARE = Path(__file__).parent.parent / "benchmarks" / "compare.py"
+COMPARE = Path(__file__).parents[2] / "benchmarks" / "compare.py"
 
 
 @pytest.mark.parametrize("loop", ["asyncio", pytest.param("uvloop", marks=needs_uvloop), "trio"])

@@ -114,7 +114,7 @@ def site() -> Iterator[Site]:
 @pytest.fixture
 def downloader(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The example, as a module."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "examples"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
     import downloader
 
     yield downloader

@@ -35,7 +35,7 @@ from virtual_time import run_in_virtual_time
 
 import anyslots
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 

@@ -29,7 +29,7 @@ pytestmark = [
 ]
 
 TESTS = Path(__file__).parent
-EXAMPLES = TESTS.parent / "examples"
+EXAMPLES = TESTS.parents[1] / "examples"
 UVICORN = ["uvicorn", "--no-access-log", "--log-level=warning", "--port={port}"]
 HYPERCORN = ["hypercorn", "--bind=127.0.0.1:{port}", "--log-level=warning"]
 SERVERS = {
