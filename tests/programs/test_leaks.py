@@ -5,7 +5,6 @@ Most tests run with the garbage collector off, so that a cycle shows.
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import logging
 import sys
@@ -20,10 +19,10 @@ from typing import Any
 
 import anyio
 import pytest
-import trio
 from anyio.lowlevel import checkpoint
 from jobs import ticks
 from runners import HAS_GIL
+from suspensions import asyncio_task, living_tasks
 
 from anyslots import Executor, Future, JobCancelled, gather
 
@@ -388,19 +387,6 @@ async def one_round(executor: Executor, count: int) -> None:
     await executor.join()
     assert {future.done() for future in futures} == {True}
     await gather(*futures[: count // 5], return_exceptions=True)
-
-
-def asyncio_task() -> asyncio.Task[Any] | None:
-    try:
-        return asyncio.current_task()
-    except RuntimeError:
-        return None
-
-
-def living_tasks() -> int:
-    if asyncio_task() is None:
-        return trio.lowlevel.current_statistics().tasks_living
-    return len(asyncio.all_tasks())
 
 
 def open_files() -> int:

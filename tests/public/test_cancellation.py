@@ -20,7 +20,7 @@ import anyio.to_thread
 import pytest
 import trio
 from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint
-from jobs import ticks
+from jobs import all_slots_work, ticks
 
 from anyslots import Executor, ExecutorClosed, Future, JobCancelled, gather
 
@@ -112,26 +112,6 @@ def native_task() -> asyncio.Task[Any] | None:
         return asyncio.current_task()
     except RuntimeError:
         return None
-
-
-async def all_slots_work(executor: Executor) -> None:
-    """The executor is idle, and can run as many jobs at once as it has slots, and no more."""
-    counts = executor.statistics()
-    assert (counts.queued, counts.running, counts.lent) == (0, 0, 0)
-    assert counts.submitted == counts.succeeded + counts.failed + counts.cancelled
-    slots = int(executor.slots)
-    jobs = [Waiting(number) for number in range(slots + 1)]
-    futures = [executor.submit(job) for job in jobs]
-    for job in jobs[:-1]:
-        await job.begun.wait()
-    await ticks(5)
-    assert not jobs[-1].begun.is_set()
-    assert executor.statistics().running == slots
-    assert sorted(future.slot for future in futures[:-1]) == list(range(slots))
-    for job in jobs:
-        job.release.set()
-    assert await gather(*futures) == list(range(slots + 1))
-    assert executor.statistics().running == 0
 
 
 async def cancelled_by(future: Future[Any]) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 import anyio
 import pytest
+from jobs import all_slots_work
 from runners import RUNNERS
 
 from anyslots import Executor, Future, JobCancelled, gather
@@ -76,25 +77,6 @@ async def unharmed() -> str:
 
 async def instant() -> None:
     pass
-
-
-async def all_slots_work(executor: Executor) -> None:
-    """The executor is idle, and can run as many jobs at once as it has slots, and no more."""
-    counts = executor.statistics()
-    assert (counts.queued, counts.running, counts.lent) == (0, 0, 0)
-    assert counts.submitted == counts.succeeded + counts.failed + counts.cancelled
-    slots = int(executor.slots)
-    jobs = [Exposed(number) for number in range(slots + 1)]
-    futures = [executor.submit(job) for job in jobs]
-    for job in jobs[:-1]:
-        await job.begun.wait()
-        assert job.task.cancelling() == 0
-    await ticks(5)
-    assert not jobs[-1].begun.is_set()
-    for job in jobs:
-        job.release.set()
-    assert await gather(*futures) == list(range(slots + 1))
-    assert await gather(*(executor.submit(unharmed) for _ in range(slots))) == ["unharmed"] * slots
 
 
 # A job that is cancelled natively.

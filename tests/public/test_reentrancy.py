@@ -19,6 +19,7 @@ from typing import Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
+from jobs import all_slots_work
 from virtual_time import VIRTUAL_BACKENDS, run_in_virtual_time
 
 from anyslots import (
@@ -53,24 +54,6 @@ def check_counts(executor: Executor) -> None:
     ended = counts.succeeded + counts.failed + counts.cancelled
     assert counts.submitted == counts.queued + counts.running + counts.lent + ended
     assert min(counts.running, counts.queued, counts.lent) >= 0
-
-
-async def all_slots_work(executor: Executor, slots: int) -> None:
-    running = 0
-    all_run = anyio.Event()
-
-    async def meet() -> None:
-        nonlocal running
-        running += 1
-        if running == slots:
-            all_run.set()
-        await all_run.wait()
-
-    with anyio.fail_after(10):
-        await gather(*[executor.submit(meet) for _ in range(slots)])
-    check_counts(executor)
-    counts = executor.statistics()
-    assert (counts.running, counts.queued, counts.lent) == (0, 0, 0)
 
 
 # Callbacks that submit while others wait for capacity.
@@ -134,7 +117,7 @@ def test_callbacks_do_not_barge_past_waiting_submitters(backend: str, how: str) 
             assert sorted(order[:2]) == ["L", "M"]
             if how != "ends":
                 assert refused[0] is True
-            await all_slots_work(executor, 1)
+            await all_slots_work(executor)
 
     run_in_virtual_time(backend, main)
 
@@ -284,7 +267,7 @@ def test_callbacks_and_instruments_that_do_anything(
                 executor.slots = 2
                 executor.resume()
                 await executor.join()
-                await all_slots_work(executor, 2)
+                await all_slots_work(executor)
                 assert meddler.calls > 10
                 for future in meddler.futures:
                     if not future.cancelled():
@@ -370,8 +353,8 @@ async def test_a_cost_that_submits_cancels_and_closes() -> None:
         with pytest.raises(ExecutorClosed):
             lane.submit(one, 5)
         await wait(futures)
-        check_counts(executor)
-        await all_slots_work(executor, 1)
+        await executor.join()
+        await all_slots_work(executor)
 
 
 # `__del__` that submits and cancels, wherever the collector runs.
@@ -422,7 +405,7 @@ async def test_finalizers_that_submit_and_cancel() -> None:
         await executor.join()
         assert all(future.done() for future in futures)
         check_counts(executor)
-        await all_slots_work(executor, 2)
+        await all_slots_work(executor)
     assert finalized == 150
 
 

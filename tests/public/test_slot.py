@@ -11,8 +11,8 @@ import anyio
 import pytest
 from anyio import wait_all_tasks_blocked
 from anyio.lowlevel import checkpoint
-from jobs import Boom
-from test_cancel_sweep import Steps
+from jobs import Boom, all_slots_work
+from suspensions import Steps
 from virtual_time import VIRTUAL_BACKENDS, run_in_virtual_time
 
 from anyslots import (
@@ -47,28 +47,6 @@ def counts(statistics: Statistics) -> tuple[int, int, int, int, int, int]:
     s = statistics
     assert s.submitted == s.queued + s.running + s.lent + s.succeeded + s.failed + s.cancelled
     return s.queued, s.running, s.lent, s.succeeded, s.failed, s.cancelled
-
-
-async def all_slots_work(executor: Executor) -> None:
-    """So many jobs run at once as there are slots, and nothing else is left."""
-    assert executor.statistics().running == executor.statistics().lent == 0
-    begun, release = anyio.Event(), anyio.Event()
-    number = 0
-
-    async def job() -> None:
-        nonlocal number
-        number += 1
-        if number == executor.slots:
-            begun.set()
-        await release.wait()
-
-    futures = [executor.submit(job) for _ in range(int(executor.slots) + 1)]
-    with anyio.fail_after(5):
-        await begun.wait()
-        await checkpoint()
-        assert number == executor.slots
-        release.set()
-        await gather(*futures)
 
 
 # Queueing and counting like a job.

@@ -14,6 +14,7 @@ from typing import Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
+from jobs import all_slots_work
 
 from anyslots import Executor, ExecutorClosed, Future, JobCancelled, Rate, Retry, gather, wait
 
@@ -29,28 +30,12 @@ async def innocent() -> str:
     return "innocent"
 
 
-async def all_slots_work(executor: Executor, slots: int) -> None:
-    """As many jobs as there are slots run at once, and those after them run well."""
-    running = 0
-    all_run = anyio.Event()
+async def workers_are_clean(executor: Executor) -> None:
+    """All slots work, and jobs in them find nothing that others left."""
+    await all_slots_work(executor)
+    jobs = [executor.submit(innocent) for _ in range(3 * int(executor.slots))]
+    assert set(await gather(*jobs)) == {"innocent"}
 
-    async def meet() -> None:
-        nonlocal running
-        running += 1
-        if running == slots:
-            all_run.set()
-        await all_run.wait()
-
-    with anyio.fail_after(5):
-        await gather(*[executor.submit(meet) for _ in range(slots)])
-        assert set(await gather(*[executor.submit(innocent) for _ in range(3 * slots)])) == {
-            "innocent"
-        }
-    counts = executor.statistics()
-    assert (counts.running, counts.queued, counts.lent) == (0, 0, 0)
-
-
-# What a job may leave open in an async generator that it abandons.
 
 kept: list[Any] = []
 generators: list[AsyncIterator[None]] = []
@@ -86,13 +71,6 @@ async def leaves_shield() -> AsyncIterator[None]:
 
 async def leaves_scopes() -> AsyncIterator[None]:
     with anyio.fail_after(0.02), anyio.CancelScope(), anyio.fail_after(0.01):
-        yield
-
-
-async def leaves_cancelled_scope() -> AsyncIterator[None]:
-    with anyio.CancelScope() as scope:
-        yield
-        scope.cancel()
         yield
 
 
@@ -185,7 +163,7 @@ async def test_a_scope_left_open_reaches_no_other_job(
             assert await gather(*before, *after) == ["innocent"] * 8
             await anyio.sleep(0.03)
             assert await executor.submit(innocent) == "innocent"
-        await all_slots_work(executor, 2)
+        await workers_are_clean(executor)
     if end != "is cancelled":
         warnings = [each for each in caplog.records if each.levelno == logging.WARNING]
         assert any("culprit" in each.getMessage() for each in warnings), caplog.text
@@ -219,7 +197,7 @@ async def test_another_job_of_that_slot_is_cancelled(caplog: pytest.LogCaptureFi
             with pytest.raises(JobCancelled):
                 await future
             assert await following == "innocent"
-        await all_slots_work(executor, 1)
+        await workers_are_clean(executor)
     assert unwound == [1] * len(LEFT)
 
 
@@ -239,7 +217,7 @@ async def test_a_scope_left_open_is_cancelled_later(caplog: pytest.LogCaptureFix
             # What was left open is closed in another task than it was opened in.
             assert isinstance(exc, (RuntimeError, anyio.get_cancelled_exc_class()))  # noqa: PT017
         assert await running == "innocent"
-        await all_slots_work(executor, 1)
+        await workers_are_clean(executor)
 
 
 async def test_a_generator_that_is_closed_in_another_job(
@@ -257,7 +235,7 @@ async def test_a_generator_that_is_closed_in_another_job(
             following = [executor.submit(innocent) for _ in range(3)]
             await future.wait()
             assert await gather(*following) == ["innocent"] * 3
-        await all_slots_work(executor, 1)
+        await workers_are_clean(executor)
 
 
 async def test_a_scope_left_entered_by_hand() -> None:
@@ -273,7 +251,7 @@ async def test_a_scope_left_entered_by_hand() -> None:
             await executor.submit(enters)
             await gather(*[executor.submit(innocent) for _ in range(4)])
         await anyio.sleep(0.01)
-        await all_slots_work(executor, 2)
+        await workers_are_clean(executor)
 
 
 async def test_a_job_that_lends_and_leaves_that_open(loop_name: str) -> None:
@@ -291,7 +269,7 @@ async def test_a_job_that_lends_and_leaves_that_open(loop_name: str) -> None:
             counts = executor.statistics()
             assert (counts.running, counts.lent) == (0, 0)
         await anyio.sleep(0.01)
-        await all_slots_work(executor, 2)
+        await workers_are_clean(executor)
 
 
 async def test_the_executor_ends_well_with_a_deadline_left_open() -> None:
@@ -310,7 +288,7 @@ async def test_a_task_group_left_open_with_a_task_in_it(caplog: pytest.LogCaptur
         await executor.submit(culprit, leaves_busy_group, "at once")
         assert await executor.submit(innocent) == "innocent"
         await anyio.sleep(0.05)
-        await all_slots_work(executor, 1)
+        await workers_are_clean(executor)
 
 
 # Handles of the task that a job keeps.
@@ -338,7 +316,7 @@ async def test_a_stale_cancel_hits_no_other_job(
             task.cancel()
             del task
             assert await future == "innocent"
-        await all_slots_work(executor, 1)
+        await workers_are_clean(executor)
     assert "keeps_task" in caplog.text
 
 
@@ -355,7 +333,7 @@ async def test_a_stale_cancel_by_a_timer_hits_no_other_job() -> None:
         for _ in range(4):
             await gather(executor.submit(sets_timer), executor.submit(sets_timer))
             assert await gather(*[executor.submit(innocent) for _ in range(8)]) == ["innocent"] * 8
-        await all_slots_work(executor, 2)
+        await workers_are_clean(executor)
 
 
 @pytest.mark.usefixtures("asyncio_only")
@@ -371,7 +349,7 @@ async def test_a_job_that_cancels_its_task_as_it_returns() -> None:
     async with Executor(1) as executor:
         futures = [executor.submit(job) for job in (cancels_itself, innocent) * 4]
         assert await gather(*futures) == ["returned", "innocent"] * 4
-        await all_slots_work(executor, 1)
+        await workers_are_clean(executor)
 
 
 async def test_ordinary_jobs_leave_nothing(caplog: pytest.LogCaptureFixture) -> None:
@@ -451,7 +429,7 @@ async def test_helper_tasks_cancelled_natively_lose_nothing(which: str) -> None:
         # Some jobs were running when they were hit; these alone ended for it.
         assert [await future for future in ran] == ["steady"] * len(ran)
         assert len(ran) == len(futures)
-        await all_slots_work(executor, 2)
+        await workers_are_clean(executor)
     assert gate_calls >= 6
 
 
@@ -520,7 +498,7 @@ async def test_a_map_whose_producer_is_cancelled_loses_nothing_silently(
         else:
             assert results == [2 * n for n in range(20)]
         await canceller
-        await all_slots_work(executor, 2)
+        await workers_are_clean(executor)
 
 
 @pytest.mark.usefixtures("asyncio_only")
@@ -536,7 +514,7 @@ async def test_workers_cancelled_over_and_over() -> None:
             await asyncio.sleep(0.001 * (n % 3))
         del task
         await wait(futures)
-        await all_slots_work(executor, 3)
+        await workers_are_clean(executor)
         counts = executor.statistics()
         assert counts.failed == 0
         assert counts.submitted == counts.succeeded + counts.cancelled
