@@ -9,18 +9,12 @@ from typing import Any
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
-from jobs import Boom
+from jobs import Boom, Starts
 from virtual_time import VIRTUAL_BACKENDS, run_in_virtual_time
 
 from anyslots import Executor, JobCancelled, Lane, QueueTimeout, Rate, Retry, gather
 
 pytestmark = pytest.mark.parametrize("backend", VIRTUAL_BACKENDS)
-
-
-class Starts(list[Any]):
-    async def __call__(self, name: object = None, seconds: float = 0) -> None:
-        self.append((name, anyio.current_time()))
-        await anyio.sleep(seconds)
 
 
 class Gate:

@@ -13,17 +13,12 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import pytest
+from jobs import Starts
 from virtual_time import VIRTUAL_BACKENDS, run_in_virtual_time
 
 from anyslots import Executor, KeyedLanes, Lane, Rate, from_thread
 
 virtual = pytest.mark.parametrize("backend", VIRTUAL_BACKENDS)
-
-
-class Starts(list[Any]):
-    async def __call__(self, key: object, seconds: float = 0) -> None:
-        self.append((key, anyio.current_time()))
-        await anyio.sleep(seconds)
 
 
 # As a mapping.

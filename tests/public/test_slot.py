@@ -11,7 +11,7 @@ import anyio
 import pytest
 from anyio import wait_all_tasks_blocked
 from anyio.lowlevel import checkpoint
-from jobs import Boom, all_slots_work
+from jobs import Boom, Starts, all_slots_work, counts
 from suspensions import Steps
 from virtual_time import VIRTUAL_BACKENDS, run_in_virtual_time
 
@@ -23,7 +23,6 @@ from anyslots import (
     QueueTimeout,
     Rate,
     Retry,
-    Statistics,
     gather,
     lend_slot,
 )
@@ -32,37 +31,20 @@ run_anywhere = pytest.mark.anyio
 virtual = pytest.mark.parametrize("backend", VIRTUAL_BACKENDS)
 
 
-class Log(list[Any]):
-    async def job(self, name: object, seconds: float = 0) -> None:
-        self.append((name, anyio.current_time()))
-        await anyio.sleep(seconds)
-
-    async def block(self, lane: Any, name: object, seconds: float = 0) -> None:
-        async with lane.slot():
-            self.append((name, anyio.current_time()))
-            await anyio.sleep(seconds)
-
-
-def counts(statistics: Statistics) -> tuple[int, int, int, int, int, int]:
-    s = statistics
-    assert s.submitted == s.queued + s.running + s.lent + s.succeeded + s.failed + s.cancelled
-    return s.queued, s.running, s.lent, s.succeeded, s.failed, s.cancelled
-
-
 # Queueing and counting like a job.
 
 
 @virtual
 def test_blocks_and_jobs_start_in_fifo_order(backend) -> None:
-    async def main() -> Log:
-        log = Log()
+    async def main() -> Starts:
+        log = Starts()
         async with Executor(1) as executor, anyio.create_task_group() as group:
-            executor.submit(log.job, 0, 1)
+            executor.submit(log, 0, 1)
             for number in range(1, 7):
                 if number % 2:
-                    group.start_soon(log.block, executor, number, 1)
+                    group.start_soon(log.hold, executor, number, 1)
                 else:
-                    executor.submit(log.job, number, 1)
+                    executor.submit(log, number, 1)
                 await anyio.sleep(0.01)
         return log
 
@@ -87,13 +69,13 @@ async def test_it_counts_and_is_named_like_a_job() -> None:
             group.start_soon(hold)
             await wait_all_tasks_blocked()
             for each in (executor, lane):
-                assert counts(each.statistics()) == (1, 1, 0, 0, 0, 0)
+                assert counts(each) == (1, 1, 0, 0, 0, 0)
             (future,) = futures
             assert future.running()
             assert (future.slot, future.lane, future.attempts) == (0, lane, 1)
             assert "the first stream" in future.name
             release.set()
-        assert counts(lane.statistics()) == (0, 0, 0, 2, 0, 0)
+        assert counts(lane) == (0, 0, 0, 2, 0, 0)
         assert [future.result() for future in futures] == [None, None]
         await all_slots_work(executor)
 
@@ -135,17 +117,17 @@ async def test_instruments_see_it_like_a_job() -> None:
 
 @virtual
 def test_a_full_queue_makes_it_wait(backend) -> None:
-    async def main() -> Log:
-        log = Log()
+    async def main() -> Starts:
+        log = Starts()
         async with Executor(1, max_pending=1) as executor, anyio.create_task_group() as group:
-            executor.submit(log.job, "running", 1)
+            executor.submit(log, "running", 1)
             await checkpoint()
-            executor.submit(log.job, "queued", 1)
-            group.start_soon(log.block, executor, "block", 1)
+            executor.submit(log, "queued", 1)
+            group.start_soon(log.hold, executor, "block", 1)
             await anyio.sleep(0.5)
-            assert counts(executor.statistics()) == (1, 1, 0, 0, 0, 0)
+            assert counts(executor) == (1, 1, 0, 0, 0, 0)
             await anyio.sleep(1)
-            assert counts(executor.statistics()) == (1, 1, 0, 1, 0, 0)
+            assert counts(executor) == (1, 1, 0, 1, 0, 0)
         return log
 
     expected = [("running", 0), ("queued", 1), ("block", 2)]
@@ -154,11 +136,11 @@ def test_a_full_queue_makes_it_wait(backend) -> None:
 
 @virtual
 def test_it_works_without_a_queue(backend) -> None:
-    async def main() -> Log:
-        log = Log()
+    async def main() -> Starts:
+        log = Starts()
         async with Executor(1, max_pending=0) as executor, anyio.create_task_group() as group:
             for number in range(3):
-                group.start_soon(log.block, executor, number, 1)
+                group.start_soon(log.hold, executor, number, 1)
                 await anyio.sleep(0.01)
         return log
 
@@ -170,8 +152,8 @@ def test_rates_gates_and_pauses_hold(backend) -> None:
     async def gate() -> None:
         await anyio.sleep(1)
 
-    async def main() -> Log:
-        log = Log()
+    async def main() -> Starts:
+        log = Starts()
         async with Executor(math.inf) as executor:
             rated = executor.lane(rate=Rate(10, per=4, cost=lambda size, *, more=0: size + more))
             async with rated.slot(6, more=1):
@@ -198,19 +180,19 @@ def test_rates_gates_and_pauses_hold(backend) -> None:
 
 @virtual
 def test_priorities_and_limits_of_lanes_hold(backend) -> None:
-    async def main() -> Log:
-        log = Log()
+    async def main() -> Starts:
+        log = Starts()
         async with Executor(2) as executor, anyio.create_task_group() as group:
             lane = executor.lane(slots=1)
             urgent = executor.lane(priority=1)
             for number in range(2):
-                group.start_soon(log.block, lane, f"lane {number}", 4)
+                group.start_soon(log.hold, lane, f"lane {number}", 4)
                 await checkpoint()
             await anyio.sleep(0.1)
-            executor.submit(log.job, "plain", 1)
+            executor.submit(log, "plain", 1)
             await anyio.sleep(0.1)
-            executor.submit(log.job, "later", 0)
-            group.start_soon(log.block, urgent, "urgent", 0)
+            executor.submit(log, "later", 0)
+            group.start_soon(log.hold, urgent, "urgent", 0)
             await executor.join()
         return [name for name, _ in log]
 
@@ -222,11 +204,11 @@ def test_priorities_and_limits_of_lanes_hold(backend) -> None:
 
 @virtual
 def test_more_slots_start_it_at_once(backend) -> None:
-    async def main() -> Log:
-        log = Log()
+    async def main() -> Starts:
+        log = Starts()
         async with Executor(1) as executor, anyio.create_task_group() as group:
-            executor.submit(log.job, "job", 10)
-            group.start_soon(log.block, executor, "block")
+            executor.submit(log, "job", 10)
+            group.start_soon(log.hold, executor, "block")
             await anyio.sleep(3)
             executor.slots = 2
         return log
@@ -242,12 +224,12 @@ def test_more_slots_start_it_at_once(backend) -> None:
 async def test_inside_a_job_one_slot_suffices(inside: str) -> None:
     async def job() -> int:
         async with lanes[inside].slot():
-            assert counts(executor.statistics()) == (0, 1, 1, 0, 0, 0)
+            assert counts(executor) == (0, 1, 1, 0, 0, 0)
             await checkpoint()
             child = await executor.submit(give, 3)
             async with executor.slot():
                 assert executor.statistics().lent == 2
-        assert counts(executor.statistics()) == (0, 1, 0, 3, 0, 0)
+        assert counts(executor) == (0, 1, 0, 3, 0, 0)
         return child
 
     async def give(value: int) -> int:
@@ -285,9 +267,9 @@ async def test_blocks_in_blocks_lend_and_take_back() -> None:
     async with Executor(1) as executor:
         async with executor.slot() as outer:
             async with executor.lane(slots=1).slot() as inner:
-                assert counts(executor.statistics()) == (0, 1, 1, 0, 0, 0)
+                assert counts(executor) == (0, 1, 1, 0, 0, 0)
             assert inner.done()
-            assert counts(executor.statistics()) == (0, 1, 0, 1, 0, 0)
+            assert counts(executor) == (0, 1, 0, 1, 0, 0)
             assert not outer.done()
         await all_slots_work(executor)
 
@@ -307,7 +289,7 @@ async def test_waiting_for_the_executor_in_it_lends_its_slot() -> None:
             assert await gather(*futures) == list(range(4))
             async with lend_slot():
                 await executor.lane().join()
-            assert counts(executor.statistics())[:3] == (0, 1, 0)
+            assert counts(executor)[:3] == (0, 1, 0)
         await all_slots_work_unbounded(executor)
 
 
@@ -344,7 +326,7 @@ async def test_one_object_is_for_one_block() -> None:
         with pytest.raises(RuntimeError):
             async with block:
                 raise AssertionError
-        assert counts(executor.statistics()) == (0, 0, 0, 1, 0, 0)
+        assert counts(executor) == (0, 0, 0, 1, 0, 0)
         await all_slots_work(executor)
 
 
@@ -365,7 +347,7 @@ async def test_an_exception_goes_on_as_it_is(on_error: Any, caplog) -> None:
         assert future.error is error
         with pytest.raises(Boom):
             await future
-        assert counts(executor.statistics()) == (0, 0, 0, 0, 1, 0)
+        assert counts(executor) == (0, 0, 0, 0, 1, 0)
         await all_slots_work(executor)
     assert not caplog.records
 
@@ -427,7 +409,7 @@ def test_what_ends_the_block(backend, how) -> None:
                 assert "not wanted" in ended[0][2]
             if how == "timeout":
                 assert isinstance(futures[0].exception(), TimeoutError)
-                assert counts(executor.statistics()) == (0, 0, 0, 0, 1, 0)
+                assert counts(executor) == (0, 0, 0, 0, 1, 0)
             else:
                 assert executor.statistics().cancelled == 1
             if how != "shutdown":
@@ -479,7 +461,7 @@ def test_it_may_be_queued_for_too_long(backend) -> None:
                 async with executor.slot():
                     raise AssertionError
             assert anyio.current_time() == 3
-            assert counts(executor.statistics()) == (0, 1, 0, 0, 1, 0)
+            assert counts(executor) == (0, 1, 0, 0, 1, 0)
 
     run_in_virtual_time(backend, main)
 
@@ -730,7 +712,7 @@ def test_cancelled_at_each_point_it_leaves_nothing(
                     group.start_soon(body)
             executor.clear()
             await executor.join()
-            assert sum(counts(executor.statistics())[:3]) == 0
+            assert sum(counts(executor)[:3]) == 0
             await all_slots_work(executor)
         return steps.reached
 
