@@ -10,14 +10,14 @@ import concurrent.futures as cf
 from collections.abc import Callable
 from contextvars import copy_context
 from functools import partial
-from typing import TypeVar, TypeVarTuple
+from typing import Any, TypeVar, TypeVarTuple
 
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
 from ._errors import JobCancelled
-from ._runtime.backend import Backend, current_backend, forget_backend, is_cancellation
+from ._runtime.backend import Backend, Wait, current_backend, forget_backend, is_cancellation
 from ._scheduling.job import function_name
 
 __all__ = ("run_sync",)
@@ -62,33 +62,38 @@ async def run_sync(
         )
     await anyio.lowlevel.checkpoint_if_cancelled()
     backend = current_backend()
-    ended = anyio.Event()
-
-    def wake(_: cf.Future[T]) -> None:
-        # Called in the thread that ends the call, the event loop's for one: it must not block.
-        try:
-            backend.post(ended.set)
-        except RuntimeError:
-            pass  # the loop is gone, and with it whoever waited
-
     future: cf.Future[T] = pool.submit(in_context(fn, pool), *args)
     try:
-        future.add_done_callback(wake)
         try:
-            await ended.wait()
+            await ended(future, backend)
         except backend.cancelled:
             with anyio.CancelScope(shield=True):
                 # In a thread: Dask's asks its scheduler, which takes a while.
                 limiter = anyio.CapacityLimiter(1)
                 dropped = await anyio.to_thread.run_sync(future.cancel, limiter=limiter)
                 if not (dropped or abandon_on_cancel):
-                    await ended.wait()
+                    await ended(future, backend)
                     outcome(future, fn, backend)
             raise
         return outcome(future, fn, backend)
     finally:
         # What is raised has this frame in its traceback: let it keep nothing.
         del future
+
+
+def ended(future: cf.Future[Any], backend: Backend) -> Wait:
+    """To be awaited until a call has ended."""
+    parked = backend.park()
+
+    def wake(_: cf.Future[Any]) -> None:
+        # Called in the thread that ends the call, the event loop's for one: it must not block.
+        try:
+            backend.post(parked.wake)
+        except RuntimeError:
+            pass  # the loop is gone, and with it whoever waited
+
+    future.add_done_callback(wake)
+    return parked.wait()
 
 
 def in_context(fn: Callable[..., T], pool: cf.Executor) -> Callable[..., T]:

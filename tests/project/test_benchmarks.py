@@ -37,6 +37,12 @@ def test_each_row_runs_all_its_jobs(loop: str, tmp_path: Path) -> None:
     assert len(table.read_text(encoding="utf-8").splitlines()) == len(found) + 4
 
 
+def test_each_row_across_threads_runs_all_its_calls() -> None:
+    command = [sys.executable, COMPARE.parent / "threads.py", "--jobs", "40", "--rounds", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
+    assert len(done.stdout.splitlines()) == 2 + 3
+
+
 @pytest.mark.parametrize("loop", ["asyncio", "trio"])
 def test_each_program_whose_instructions_are_counted_runs(
     loop: str, monkeypatch: pytest.MonkeyPatch

@@ -120,6 +120,28 @@ def test_the_last_exception_says_how_often_it_was_tried(backend) -> None:
     run_in_virtual_time(backend, main)
 
 
+@pytest.mark.parametrize("when", ["before", "while it runs"])
+def test_the_note_counts_from_the_first_start(backend, when) -> None:
+    async def main() -> str:
+        async def job() -> None:
+            await anyio.sleep(3)
+            raise Boom
+
+        retry = Retry(2, wait=1, jitter=False)
+        async with Executor(1, retry=retry if when == "before" else None) as executor:
+            executor.submit(anyio.sleep, 2)
+            future = executor.submit(job)
+            await anyio.sleep(4)
+            executor.retry = retry
+            await future.wait()
+            return future.exception().__notes__[0]
+
+    # If it wasn't known that it would be retried, from the end of the first attempt.
+    seconds = 7 if when == "before" else 4
+    expected = f"2 attempts were made in {seconds} seconds"
+    assert run_in_virtual_time(backend, main) == expected
+
+
 def test_errors_are_held_once(backend) -> None:
     async def main() -> None:
         with pytest.raises(ExceptionGroup) as caught:
