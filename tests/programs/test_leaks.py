@@ -327,28 +327,6 @@ async def test_waiting_leaves_nothing_at_the_future():
         waiting.cancel()
 
 
-@pytest.mark.usefixtures("no_collector")
-async def test_an_exception_that_was_awaited_is_in_no_cycle():
-    """Awaiting a failed job many times leaves the exception with the future alone."""
-    async with Executor(1, on_error="log") as executor:
-        things = Things()
-        future = submit(executor, fails, things)
-        lengths = set()
-        for _ in range(4):
-            try:
-                await future
-            except ValueError as error:
-                frames, traceback = 0, error.__traceback__
-                while traceback is not None:
-                    frames, traceback = frames + 1, traceback.tb_next
-                lengths.add(frames)
-                del traceback
-        assert len(lengths) == 1
-        del future
-        await ticks(2)
-        assert things.alive == []
-
-
 async def test_jobs_in_task_groups_leave_only_what_the_collector_gets():
     """Task groups make cycles of their own; what remains of such jobs goes with one collection."""
     async with Executor(1, on_error="log") as executor:

@@ -10,7 +10,7 @@ import logging
 import traceback
 import weakref
 from collections.abc import Awaitable, Callable
-from contextvars import ContextVar, copy_context
+from contextvars import ContextVar
 from typing import Any, NoReturn
 
 import anyio
@@ -682,16 +682,6 @@ class Thing:
     """Something whose death is noticed."""
 
 
-class Call:
-    """A function that is known to be gone."""
-
-    def __init__(self, job: Callable[..., Awaitable[object]]) -> None:
-        self.job = job
-
-    def __call__(self, *args: object, **kwargs: object) -> Awaitable[object]:
-        return self.job()
-
-
 async def instant() -> str:
     return "result"
 
@@ -701,76 +691,8 @@ async def suspended() -> str:
     return "result"
 
 
-def submit_things(
-    executor: Executor, job: Callable[..., Awaitable[Any]]
-) -> tuple[Future[Any], dict[str, weakref.ref[object]]]:
-    """Submit a job of function, arguments and context that nobody else holds."""
-    things = {name: Thing() for name in ("argument", "keyword", "in the context")}
-    fn = Call(job)
-    context = copy_context()
-    context.run(variable.set, things["in the context"])
-    future = context.run(executor.submit, fn, things["argument"], key=things["keyword"])
-    refs: dict[str, weakref.ref[object]] = {
-        name: weakref.ref(thing) for name, thing in things.items()
-    }
-    refs["function"] = weakref.ref(fn)
-    return future, refs
-
-
 def alive(refs: dict[str, weakref.ref[object]]) -> list[str]:
     return [name for name, ref in refs.items() if ref() is not None]
-
-
-@pytest.mark.usefixtures("no_collector")
-async def test_done_future_keeps_neither_function_nor_arguments_nor_context() -> None:
-    """Once its job is done, a future that's held keeps nothing of the call, nor does its worker."""
-    left = {}
-    async with Executor(1) as executor:
-        for job in (instant, suspended, anyio.sleep_forever):
-            future, refs = submit_things(executor, job)
-            assert alive(refs) == list(refs)
-            await all_blocked()
-            future.cancel()
-            await future.wait()
-            await all_blocked()
-            left[job.__name__] = alive(refs)
-    assert left == {"instant": [], "suspended": [], "sleep_forever": []}
-
-
-@pytest.mark.usefixtures("no_collector")
-async def test_cancelled_future_of_a_queued_job_keeps_nothing_of_the_call() -> None:
-    """A job that is cancelled in the queue lets go of its call at once, not when its turn comes."""
-    event = anyio.Event()
-    async with Executor(1) as executor:
-        executor.submit(event.wait)
-        await all_blocked()
-        future, refs = submit_things(executor, instant)
-        future.cancel()
-        assert not alive(refs)
-        event.set()
-
-
-@pytest.mark.usefixtures("no_collector")
-async def test_failed_future_keeps_nothing_once_its_exception_is_dropped() -> None:
-    """With the future and the exception of a failed job, all that its frames held is gone."""
-    held: list[weakref.ref[object]] = []
-
-    async def job() -> None:
-        large = Thing()
-        held.append(weakref.ref(large))
-        await checkpoint()
-        raise Boom
-
-    async with Executor(1) as executor:
-        future, refs = submit_things(executor, job)
-        try:
-            await future
-        except Boom:
-            pass
-        del future
-        await all_blocked()
-        assert held[0]() is None
-        assert not alive(refs)
 
 
 @pytest.mark.usefixtures("no_collector")
@@ -864,36 +786,6 @@ async def test_executor_keeps_no_result() -> None:
             held["future"] = weakref.ref(future)
             del future
             assert alive(held) == []
-
-
-@pytest.mark.usefixtures("no_collector")
-async def test_executor_keeps_nothing_of_the_jobs_before() -> None:
-    """While a slot runs its next job nothing of the ones before is left."""
-    held: list[weakref.ref[object]] = []
-
-    async def instant() -> Thing:
-        thing = Thing()
-        held.append(weakref.ref(thing))
-        return thing
-
-    async def suspended() -> Thing:
-        await checkpoint()
-        return await instant()
-
-    for job in (instant, suspended):
-        event = anyio.Event()
-        calls = []
-        async with Executor(1) as executor:
-            for _ in range(3):
-                future, refs = submit_things(executor, job)
-                held.append(weakref.ref(future))
-                calls.append(refs)
-                del future
-            executor.submit(event.wait)
-            await all_blocked()
-            assert [alive(refs) for refs in calls] == [[]] * 3
-            assert not any(ref() for ref in held)
-            event.set()
 
 
 @pytest.mark.usefixtures("no_collector")

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import anyio
 import pytest
-from jobs import Boom, all_blocked, cancel_when_blocked, fail, give
+from jobs import Boom, all_blocked, fail, give
 
 from anyslots import Executor, Future, JobCancelled, gather
 
@@ -62,19 +62,6 @@ async def test_future_may_be_given_more_than_once(return_exceptions: bool) -> No
 async def test_futures_of_several_executors_are_gathered_together() -> None:
     async with Executor(1) as one, Executor(1) as other:
         assert await gather(one.submit(give, 1), other.submit(give, 2)) == [1, 2]
-
-
-async def test_several_tasks_may_gather_the_same_futures() -> None:
-    results = []
-
-    async def gatherer() -> None:
-        results.append(await gather(*futures))
-
-    async with Executor(2) as executor, anyio.create_task_group() as tg:
-        futures = [executor.submit(give, number) for number in range(5)]
-        for _ in range(3):
-            tg.start_soon(gatherer)
-    assert results == [[0, 1, 2, 3, 4]] * 3
 
 
 async def test_gather_waits_until_the_last_is_done() -> None:
@@ -235,22 +222,6 @@ async def test_exception_that_a_job_returns_is_a_result() -> None:
     error = Boom()
     async with Executor(1) as executor:
         assert await gather(executor.submit(give, error)) == [error]
-
-
-@pytest.mark.parametrize("return_exceptions", [False, True])
-async def test_cancelling_gather_leaves_the_jobs_alone(return_exceptions: bool) -> None:
-    event = anyio.Event()
-    async with Executor(1) as executor:
-        futures = [executor.submit(event.wait) for _ in range(3)]
-        with anyio.CancelScope() as scope:
-            async with anyio.create_task_group() as tg:
-                tg.start_soon(cancel_when_blocked, scope)
-                await gather(*futures, return_exceptions=return_exceptions)
-                pytest.fail("not cancelled")
-        assert scope.cancelled_caught
-        assert not any(future.done() for future in futures)
-        event.set()
-        await gather(*futures)
 
 
 @pytest.mark.parametrize("thing", [None, 3, "future", asyncio.sleep], ids="{!r:.15}".format)
