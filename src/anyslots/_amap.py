@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, Required, TypedDict, TypeVar, Unpack, overload
 
 from ._executor import Executor
 from ._map_inputs import AnyIterable
@@ -16,33 +16,30 @@ T = TypeVar("T")
 A1 = TypeVar("A1")
 A2 = TypeVar("A2")
 A3 = TypeVar("A3")
-A4 = TypeVar("A4")
-A5 = TypeVar("A5")
+
+
+class Options(TypedDict, total=False):
+    slots: Required[float | Adaptive]
+    rate: Rate | Iterable[Rate] | None
+    timeout: float | None
+    retry: Retry | bool | None
+
+
+class Strict(Options, total=False):
+    return_exceptions: Literal[False]
+
+
+class Lenient(Options):
+    return_exceptions: bool
 
 
 @overload
 async def amap(
-    fn: Callable[[A1], Awaitable[T]],
-    i1: AnyIterable[A1],
-    /,
-    *,
-    slots: float | Adaptive,
-    return_exceptions: Literal[False] = ...,
-    rate: Rate | Iterable[Rate] | None = ...,
-    timeout: float | None = ...,
-    retry: Retry | bool | None = ...,
+    fn: Callable[[A1], Awaitable[T]], i1: AnyIterable[A1], /, **options: Unpack[Strict]
 ) -> list[T]: ...
 @overload
 async def amap(
-    fn: Callable[[A1], Awaitable[T]],
-    i1: AnyIterable[A1],
-    /,
-    *,
-    slots: float | Adaptive,
-    return_exceptions: bool,
-    rate: Rate | Iterable[Rate] | None = ...,
-    timeout: float | None = ...,
-    retry: Retry | bool | None = ...,
+    fn: Callable[[A1], Awaitable[T]], i1: AnyIterable[A1], /, **options: Unpack[Lenient]
 ) -> list[T | BaseException]: ...
 @overload
 async def amap(
@@ -50,12 +47,7 @@ async def amap(
     i1: AnyIterable[A1],
     i2: AnyIterable[A2],
     /,
-    *,
-    slots: float | Adaptive,
-    return_exceptions: Literal[False] = ...,
-    rate: Rate | Iterable[Rate] | None = ...,
-    timeout: float | None = ...,
-    retry: Retry | bool | None = ...,
+    **options: Unpack[Strict],
 ) -> list[T]: ...
 @overload
 async def amap(
@@ -63,12 +55,7 @@ async def amap(
     i1: AnyIterable[A1],
     i2: AnyIterable[A2],
     /,
-    *,
-    slots: float | Adaptive,
-    return_exceptions: bool,
-    rate: Rate | Iterable[Rate] | None = ...,
-    timeout: float | None = ...,
-    retry: Retry | bool | None = ...,
+    **options: Unpack[Lenient],
 ) -> list[T | BaseException]: ...
 @overload
 async def amap(
@@ -77,12 +64,7 @@ async def amap(
     i2: AnyIterable[A2],
     i3: AnyIterable[A3],
     /,
-    *,
-    slots: float | Adaptive,
-    return_exceptions: Literal[False] = ...,
-    rate: Rate | Iterable[Rate] | None = ...,
-    timeout: float | None = ...,
-    retry: Retry | bool | None = ...,
+    **options: Unpack[Strict],
 ) -> list[T]: ...
 @overload
 async def amap(
@@ -91,74 +73,7 @@ async def amap(
     i2: AnyIterable[A2],
     i3: AnyIterable[A3],
     /,
-    *,
-    slots: float | Adaptive,
-    return_exceptions: bool,
-    rate: Rate | Iterable[Rate] | None = ...,
-    timeout: float | None = ...,
-    retry: Retry | bool | None = ...,
-) -> list[T | BaseException]: ...
-@overload
-async def amap(
-    fn: Callable[[A1, A2, A3, A4], Awaitable[T]],
-    i1: AnyIterable[A1],
-    i2: AnyIterable[A2],
-    i3: AnyIterable[A3],
-    i4: AnyIterable[A4],
-    /,
-    *,
-    slots: float | Adaptive,
-    return_exceptions: Literal[False] = ...,
-    rate: Rate | Iterable[Rate] | None = ...,
-    timeout: float | None = ...,
-    retry: Retry | bool | None = ...,
-) -> list[T]: ...
-@overload
-async def amap(
-    fn: Callable[[A1, A2, A3, A4], Awaitable[T]],
-    i1: AnyIterable[A1],
-    i2: AnyIterable[A2],
-    i3: AnyIterable[A3],
-    i4: AnyIterable[A4],
-    /,
-    *,
-    slots: float | Adaptive,
-    return_exceptions: bool,
-    rate: Rate | Iterable[Rate] | None = ...,
-    timeout: float | None = ...,
-    retry: Retry | bool | None = ...,
-) -> list[T | BaseException]: ...
-@overload
-async def amap(
-    fn: Callable[[A1, A2, A3, A4, A5], Awaitable[T]],
-    i1: AnyIterable[A1],
-    i2: AnyIterable[A2],
-    i3: AnyIterable[A3],
-    i4: AnyIterable[A4],
-    i5: AnyIterable[A5],
-    /,
-    *,
-    slots: float | Adaptive,
-    return_exceptions: Literal[False] = ...,
-    rate: Rate | Iterable[Rate] | None = ...,
-    timeout: float | None = ...,
-    retry: Retry | bool | None = ...,
-) -> list[T]: ...
-@overload
-async def amap(
-    fn: Callable[[A1, A2, A3, A4, A5], Awaitable[T]],
-    i1: AnyIterable[A1],
-    i2: AnyIterable[A2],
-    i3: AnyIterable[A3],
-    i4: AnyIterable[A4],
-    i5: AnyIterable[A5],
-    /,
-    *,
-    slots: float | Adaptive,
-    return_exceptions: bool,
-    rate: Rate | Iterable[Rate] | None = ...,
-    timeout: float | None = ...,
-    retry: Retry | bool | None = ...,
+    **options: Unpack[Lenient],
 ) -> list[T | BaseException]: ...
 @overload
 async def amap(
@@ -167,15 +82,9 @@ async def amap(
     i2: AnyIterable[Any],
     i3: AnyIterable[Any],
     i4: AnyIterable[Any],
-    i5: AnyIterable[Any],
-    i6: AnyIterable[Any],
     /,
     *iterables: AnyIterable[Any],
-    slots: float | Adaptive,
-    return_exceptions: Literal[False] = ...,
-    rate: Rate | Iterable[Rate] | None = ...,
-    timeout: float | None = ...,
-    retry: Retry | bool | None = ...,
+    **options: Unpack[Strict],
 ) -> list[T]: ...
 @overload
 async def amap(
@@ -184,15 +93,9 @@ async def amap(
     i2: AnyIterable[Any],
     i3: AnyIterable[Any],
     i4: AnyIterable[Any],
-    i5: AnyIterable[Any],
-    i6: AnyIterable[Any],
     /,
     *iterables: AnyIterable[Any],
-    slots: float | Adaptive,
-    return_exceptions: bool,
-    rate: Rate | Iterable[Rate] | None = ...,
-    timeout: float | None = ...,
-    retry: Retry | bool | None = ...,
+    **options: Unpack[Lenient],
 ) -> list[T | BaseException]: ...
 async def amap(
     fn: Callable[..., Awaitable[T]],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, TypedDict, TypeVar, Unpack, overload
 
 from ._map import Results
 from ._map_inputs import AnyIterable
@@ -13,8 +13,19 @@ T = TypeVar("T")
 A1 = TypeVar("A1")
 A2 = TypeVar("A2")
 A3 = TypeVar("A3")
-A4 = TypeVar("A4")
-A5 = TypeVar("A5")
+
+
+class Options(TypedDict, total=False):
+    ordered: bool
+    buffer: float | None
+
+
+class Strict(Options, total=False):
+    return_exceptions: Literal[False]
+
+
+class Lenient(Options):
+    return_exceptions: bool
 
 
 class Maps:
@@ -24,25 +35,11 @@ class Maps:
 
     @overload
     def map(
-        self,
-        fn: Callable[[A1], Awaitable[T]],
-        i1: AnyIterable[A1],
-        /,
-        *,
-        ordered: bool = ...,
-        buffer: float | None = ...,
-        return_exceptions: Literal[False] = ...,
+        self, fn: Callable[[A1], Awaitable[T]], i1: AnyIterable[A1], /, **options: Unpack[Strict]
     ) -> Results[T]: ...
     @overload
     def map(
-        self,
-        fn: Callable[[A1], Awaitable[T]],
-        i1: AnyIterable[A1],
-        /,
-        *,
-        ordered: bool = ...,
-        buffer: float | None = ...,
-        return_exceptions: bool,
+        self, fn: Callable[[A1], Awaitable[T]], i1: AnyIterable[A1], /, **options: Unpack[Lenient]
     ) -> Results[T | BaseException]: ...
     @overload
     def map(
@@ -51,10 +48,7 @@ class Maps:
         i1: AnyIterable[A1],
         i2: AnyIterable[A2],
         /,
-        *,
-        ordered: bool = ...,
-        buffer: float | None = ...,
-        return_exceptions: Literal[False] = ...,
+        **options: Unpack[Strict],
     ) -> Results[T]: ...
     @overload
     def map(
@@ -63,10 +57,7 @@ class Maps:
         i1: AnyIterable[A1],
         i2: AnyIterable[A2],
         /,
-        *,
-        ordered: bool = ...,
-        buffer: float | None = ...,
-        return_exceptions: bool,
+        **options: Unpack[Lenient],
     ) -> Results[T | BaseException]: ...
     @overload
     def map(
@@ -76,10 +67,7 @@ class Maps:
         i2: AnyIterable[A2],
         i3: AnyIterable[A3],
         /,
-        *,
-        ordered: bool = ...,
-        buffer: float | None = ...,
-        return_exceptions: Literal[False] = ...,
+        **options: Unpack[Strict],
     ) -> Results[T]: ...
     @overload
     def map(
@@ -89,68 +77,7 @@ class Maps:
         i2: AnyIterable[A2],
         i3: AnyIterable[A3],
         /,
-        *,
-        ordered: bool = ...,
-        buffer: float | None = ...,
-        return_exceptions: bool,
-    ) -> Results[T | BaseException]: ...
-    @overload
-    def map(
-        self,
-        fn: Callable[[A1, A2, A3, A4], Awaitable[T]],
-        i1: AnyIterable[A1],
-        i2: AnyIterable[A2],
-        i3: AnyIterable[A3],
-        i4: AnyIterable[A4],
-        /,
-        *,
-        ordered: bool = ...,
-        buffer: float | None = ...,
-        return_exceptions: Literal[False] = ...,
-    ) -> Results[T]: ...
-    @overload
-    def map(
-        self,
-        fn: Callable[[A1, A2, A3, A4], Awaitable[T]],
-        i1: AnyIterable[A1],
-        i2: AnyIterable[A2],
-        i3: AnyIterable[A3],
-        i4: AnyIterable[A4],
-        /,
-        *,
-        ordered: bool = ...,
-        buffer: float | None = ...,
-        return_exceptions: bool,
-    ) -> Results[T | BaseException]: ...
-    @overload
-    def map(
-        self,
-        fn: Callable[[A1, A2, A3, A4, A5], Awaitable[T]],
-        i1: AnyIterable[A1],
-        i2: AnyIterable[A2],
-        i3: AnyIterable[A3],
-        i4: AnyIterable[A4],
-        i5: AnyIterable[A5],
-        /,
-        *,
-        ordered: bool = ...,
-        buffer: float | None = ...,
-        return_exceptions: Literal[False] = ...,
-    ) -> Results[T]: ...
-    @overload
-    def map(
-        self,
-        fn: Callable[[A1, A2, A3, A4, A5], Awaitable[T]],
-        i1: AnyIterable[A1],
-        i2: AnyIterable[A2],
-        i3: AnyIterable[A3],
-        i4: AnyIterable[A4],
-        i5: AnyIterable[A5],
-        /,
-        *,
-        ordered: bool = ...,
-        buffer: float | None = ...,
-        return_exceptions: bool,
+        **options: Unpack[Lenient],
     ) -> Results[T | BaseException]: ...
     @overload
     def map(
@@ -160,13 +87,9 @@ class Maps:
         i2: AnyIterable[Any],
         i3: AnyIterable[Any],
         i4: AnyIterable[Any],
-        i5: AnyIterable[Any],
-        i6: AnyIterable[Any],
         /,
         *iterables: AnyIterable[Any],
-        ordered: bool = ...,
-        buffer: float | None = ...,
-        return_exceptions: Literal[False] = ...,
+        **options: Unpack[Strict],
     ) -> Results[T]: ...
     @overload
     def map(
@@ -176,13 +99,9 @@ class Maps:
         i2: AnyIterable[Any],
         i3: AnyIterable[Any],
         i4: AnyIterable[Any],
-        i5: AnyIterable[Any],
-        i6: AnyIterable[Any],
         /,
         *iterables: AnyIterable[Any],
-        ordered: bool = ...,
-        buffer: float | None = ...,
-        return_exceptions: bool,
+        **options: Unpack[Lenient],
     ) -> Results[T | BaseException]: ...
     def map(
         self,

@@ -101,14 +101,12 @@ async def mapping(executor: Executor, client: Client) -> None:
     executor.map(fetch, 1)  # type: ignore[call-overload]
     executor.map(add, [1], ["x"])  # type: ignore[arg-type]
     executor.map(add, [1], [1], ["x"])  # type: ignore[arg-type]
-    executor.map(add, [1], [1], [1], ["x"])  # type: ignore[arg-type]
-    executor.map(add, [1], [1], [1], [1], ["x"])  # type: ignore[arg-type]
     executor.map(fetch, ["x"], ["y"])  # type: ignore[arg-type]
     executor.map(fetch, numbers())  # type: ignore[arg-type]
     executor.map(client.get, [1])  # type: ignore[arg-type]
     executor.map(traced_fetch, [1])  # type: ignore[arg-type]
     executor.map(len, ["x"])  # type: ignore[arg-type]
-    executor.map(fetch, ["x"], slots=2)  # type: ignore[call-overload]
+    executor.map(fetch, ["x"], slots=2)  # type: ignore[call-overload]  # unseen by ty
     executor.map(fetch, ["x"], buffer="all")  # type: ignore[call-overload]
     for _ in executor.map(fetch, ["x"]):  # type: ignore[attr-defined]
         pass
