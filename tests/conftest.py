@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 from typing import Any
 
@@ -41,6 +42,9 @@ settings.register_profile(
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 IN_SOAK = settings.get_current_profile_name() == "soak"
+
+# Of debug mode's, on a busy machine: no test is about them.
+logging.getLogger("asyncio").addFilter(lambda record: "took %.3f seconds" not in str(record.msg))
 
 REAL_TIME: dict[str, tuple[str, dict[str, Any]]] = {
     "asyncio": ("asyncio", {"debug": True}),

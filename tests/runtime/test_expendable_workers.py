@@ -167,9 +167,7 @@ async def test_a_scope_left_open_reaches_no_other_job(
     if end != "is cancelled":
         warnings = [each for each in caplog.records if each.levelno == logging.WARNING]
         assert any("culprit" in each.getMessage() for each in warnings), caplog.text
-        # Debug mode also warns of steps that are slow, which on a busy machine any may be.
-        others = [each.getMessage() for each in warnings if each.name != "anyslots"]
-        assert all(message.startswith("Executing") for message in others), caplog.text
+        assert all(each.name == "anyslots" for each in warnings)
     assert not any("innocent" in each.getMessage() for each in caplog.records)
 
 
