@@ -89,6 +89,8 @@ def test_futures_are_settled_when_their_loop_is_thrown_away(how: str, first: boo
         warnings.simplefilter("ignore", ResourceWarning)
         close()
         counts = executors.pop().statistics()
+        lenders.clear()
+        awaited.clear()
         gc.collect()
     assert len(ends) == {"is to go on": 1, "wants its slot back": 3}.get(how, 2)
     # But for jobs whose own cleaning up needs the loop.
