@@ -157,11 +157,11 @@ class Lane(BaseLane, Maps):
         try:
             await submitter.wait()
         except self._runtime.backend.cancelled as error:
-            if not submitter.served or job.status is QUEUED:
+            # Its job may have been taken before the cancellation came, and have begun.
+            has_begun = submitter.served and job.status is not QUEUED
+            if not (has_begun and self._runtime.backend.defer_cancel(error)):
                 self._runtime.cancel_job(job, None)
                 raise
-            # Its job was taken before the cancellation came, and has begun.
-            self._runtime.backend.redeliver_cancel(error)
         if not submitter.served:
             await anyio.lowlevel.checkpoint_if_cancelled()
             raise ExecutorClosed(f"{self!r} was closed before there was capacity for the job")

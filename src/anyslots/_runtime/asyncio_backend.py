@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
+import sys
 import time
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
 from types import coroutine
@@ -18,6 +19,9 @@ from .cancel_once import OnceScope
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
+
+_takes_back: bool = sys.version_info >= (3, 13)
+"""Whether `Task.uncancel` takes back a cancellation that has not been delivered yet."""
 
 _detached: set[asyncio.Task[None]] = set()
 """Tasks that nothing else refers to: asyncio itself only does so weakly."""
@@ -131,11 +135,20 @@ class AsyncioBackend:
                 if anyio.current_effective_deadline() == -math.inf:
                     return  # not a native one: it'll come again
 
-    def redeliver_cancel(self, error: BaseException | None = None) -> None:
+    def redeliver_cancel(self) -> None:
         task = _current_task()
         task.uncancel()
-        # By the message, anyio's scopes know their own cancellations.
-        task.cancel(*(() if error is None else error.args[:1]))
+        task.cancel()
+
+    def defer_cancel(self, error: BaseException) -> bool:
+        if anyio.current_effective_deadline() == -math.inf:
+            return True  # a scope's comes again by itself
+        if not _takes_back:
+            return False  # nor could a timeout around
+        task = _current_task()
+        task.uncancel()
+        task.cancel(*error.args[:1])
+        return True
 
     def task_done(self, task: object) -> bool:
         return isinstance(task, asyncio.Task) and task.done()

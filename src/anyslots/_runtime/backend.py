@@ -128,11 +128,11 @@ class Backend(Protocol):
     def uncancel(self) -> Wait:
         """Take back all native cancellations of the current task."""
 
-    def redeliver_cancel(self, error: BaseException | None = None) -> None:
-        """Make a native cancellation that the current task got show at its next checkpoint.
+    def redeliver_cancel(self) -> None:
+        """Make a native cancellation that the current task got show at its next checkpoint."""
 
-        ``error``: what showed it first.
-        """
+    def defer_cancel(self, error: BaseException) -> bool:
+        """Have a cancellation that has just come show at the next checkpoint; False if it can't."""
 
     def task_done(self, task: object) -> bool:
         """Whether a task has ended, where tasks say so."""

@@ -94,8 +94,11 @@ class TrioBackend:
     def uncancel(self) -> Generator[Any, Any, None]:
         yield from lowlevel.cancel_shielded_checkpoint()
 
-    def redeliver_cancel(self, error: BaseException | None = None) -> None:
-        """Trio's come again by themselves."""
+    def redeliver_cancel(self) -> None:
+        """Nothing native to make come again."""
+
+    def defer_cancel(self, error: BaseException) -> bool:
+        return True  # it comes again by itself
 
     def task_done(self, task: object) -> bool:
         return False
