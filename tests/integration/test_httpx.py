@@ -256,6 +256,7 @@ async def test_errors_of_the_connection(setting: Setting) -> None:
         assert setting.ended.errors[0] is no_connection.value
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("path", ["/slow?seconds=1", "/stream"])
 @pytest.mark.parametrize("by_lane", [False, True], ids=["cancelled", "by-lane"])
 async def test_cancelled_at_each_step(setting: Setting, path: str, by_lane: bool) -> None:

@@ -428,6 +428,7 @@ SOURCES = [sync_source, async_source, Iterating, AsyncIterating]
 SOURCE_ERRORS = [*HOSTILE, Base, FrozenBase, asyncio.CancelledError, GeneratorExit]
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("make", SOURCE_ERRORS)
 @pytest.mark.parametrize("taken", [0, 1, 5])

@@ -338,6 +338,7 @@ async def test_keys_of_other_threads_are_forgotten_too() -> None:
         assert lanes() < before + 600
 
 
+@pytest.mark.unmeasured
 @virtual
 def test_memory_is_that_of_the_live_keys(backend) -> None:
     """A hundred thousand keys leave no more than the few that are within their windows."""

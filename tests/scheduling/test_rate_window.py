@@ -100,6 +100,7 @@ def test_a_rate_without_costs_counts_starts(limit, pauses) -> None:
     assert type(window.used) is int
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("whole", [True, False], ids=["ints", "floats"])
 def test_a_million_starts_do_not_drift(whole) -> None:
     """The window is never empty, which would hide it."""
