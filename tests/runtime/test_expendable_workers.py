@@ -55,12 +55,14 @@ async def leaves_scope() -> AsyncIterator[None]:
 
 
 async def leaves_deadline() -> AsyncIterator[None]:
-    with anyio.fail_after(0.01):
+    with anyio.fail_after(3600) as scope:
+        kept.append(scope)
         yield
 
 
 async def leaves_silent_deadline() -> AsyncIterator[None]:
-    with anyio.move_on_after(0.01):
+    with anyio.move_on_after(3600) as scope:
+        kept.append(scope)
         yield
 
 
@@ -123,12 +125,14 @@ async def culprit(left: Callable[[], AsyncIterator[None]], end: str) -> str:
     generator = left()
     generators.append(generator)
     await anext(generator)
-    if end == "fails":
-        raise ValueError("culprit")
     if end == "is cancelled":
         await anyio.sleep_forever()
     if end == "after a checkpoint":
         await checkpoint()
+    if left in (leaves_deadline, leaves_silent_deadline):
+        kept[-1].deadline = anyio.current_time() + 0.01  # when this job has ended
+    if end == "fails":
+        raise ValueError("culprit")
     return "culprit"
 
 
