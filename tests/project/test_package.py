@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from mutants import MUTANTS
+from runners import HAS_GIL
 
 import anyslots
 
@@ -183,6 +184,7 @@ print(*sorted(set(sys.modules) - before))
     assert not [module for module in modules if module.startswith("anyio._backends")]
 
 
+@pytest.mark.skipif(not HAS_GIL, reason="compared with how long builds with the GIL take")
 @pytest.mark.unmeasured
 @pytest.mark.real_time
 @pytest.mark.skipif(sys.platform == "win32", reason="tells the processor's time in steps of 16 ms")
