@@ -156,10 +156,12 @@ class Lane(BaseLane, Maps):
         submitter = Submitter(self._runtime, job, is_own=is_own)
         try:
             await submitter.wait()
-        except self._runtime.backend.cancelled as error:
-            # Its job may have been taken before the cancellation came, and have begun.
+        except BaseException as error:
+            backend = self._runtime.backend
+            # Its job may have been taken before a cancellation came, and have begun.
             has_begun = submitter.served and job.status is not QUEUED
-            if not (has_begun and self._runtime.backend.defer_cancel(error)):
+            is_late = has_begun and isinstance(error, backend.cancelled)
+            if not (is_late and backend.defer_cancel(error)):
                 self._runtime.cancel_job(job, None)
                 raise
         if not submitter.served:

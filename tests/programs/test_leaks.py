@@ -266,23 +266,6 @@ async def test_a_job_that_is_cancelled_in_the_queue_is_freed_at_once(by: str):
 
 
 @pytest.mark.usefixtures("no_collector")
-async def test_cancelled_jobs_do_not_pile_up_in_the_queue():
-    """Of thousands that are submitted and cancelled behind a long job, next to nothing remains."""
-    async with Executor(1) as executor:
-        blocker = executor.submit(anyio.sleep_forever)
-        await ticks(3)
-        futures: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
-        for _ in range(3000):
-            future = executor.submit(succeeds)
-            futures.add(future)
-            future.cancel()
-        del future
-        assert len(futures) < 100
-        blocker.cancel()
-        await executor.join()
-
-
-@pytest.mark.usefixtures("no_collector")
 @pytest.mark.parametrize("on_error", ["hold", "cancel", "log"])
 async def test_a_block_that_has_ended_keeps_nothing(on_error: Any):
     """After the block, jobs and errors are freed with the futures and the exception it raised."""

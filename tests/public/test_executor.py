@@ -431,7 +431,9 @@ async def test_closing_again_is_nothing() -> None:
     async with Executor(1) as executor:
         executor.close()
         executor.close()
+        assert "closed" in repr(executor)
     executor.close()
+    assert "ended" in repr(executor)
 
 
 async def test_closed_executor_can_be_cancelled() -> None:

@@ -211,6 +211,7 @@ async def test_a_task_beside_a_block_that_is_cancelled_with_it_ends_cancelled(us
                 group.start_soon(use, executor)
                 await ticks(delay)
                 group.cancel_scope.cancel()
+            assert group.cancel_scope.cancelled_caught
 
 
 # Every future settles.
@@ -447,10 +448,11 @@ async def test_as_completed_keeps_no_future_that_it_gave_out(no_collector: None)
         assert len(given) == 10
 
 
-async def test_cancelled_jobs_with_a_time_limit_do_not_pile_up_in_the_queue() -> None:
+@pytest.mark.parametrize("queue_timeout", [None, 3600])
+async def test_cancelled_jobs_do_not_pile_up_in_the_queue(queue_timeout: float | None) -> None:
     """Behind a job that stays queued, cancelled ones are forgotten long before their time is up."""
     futures: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
-    async with Executor(1, queue_timeout=3600) as executor:
+    async with Executor(1, queue_timeout=queue_timeout) as executor:
         executor.pause()
         executor.submit(give)
         for _ in range(2000):

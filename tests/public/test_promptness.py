@@ -10,6 +10,7 @@ import sys
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable
+from types import coroutine
 from typing import Any
 
 import anyio
@@ -170,6 +171,33 @@ async def test_enqueue_cancelled_when_its_job_has_begun(loop_name: str) -> None:
         assert future.cancelled()
         assert [each.running() for each in returned] == [True]
         release.set()
+
+
+@coroutine
+def throw_while_waiting(executor: Executor, coro: Any, error: BaseException) -> Any:
+    """Drive an `enqueue` until it waits for capacity; then raise something there."""
+    value = coro.send(None)
+    while not executor._runtime.scheduler.admission.putters:
+        value = coro.send((yield value))
+    coro.throw(error)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit, LookupError])
+async def test_an_enqueue_that_anything_ends_takes_back_its_job(error: type[BaseException]) -> None:
+    """Not a cancellation alone: Ctrl-C may strike there, and a coroutine may be closed."""
+    ran: list[int] = []
+
+    async def job() -> None:
+        ran.append(1)
+
+    async with Executor(1, max_pending=0) as executor:
+        release = anyio.Event()
+        await executor.enqueue(release.wait)
+        with pytest.raises(error):
+            await throw_while_waiting(executor, executor.enqueue(job), error())
+        release.set()
+        await executor.join()
+    assert ran == []
 
 
 # Timeouts.

@@ -135,19 +135,17 @@ class AsyncioBackend:
                 if anyio.current_effective_deadline() == -math.inf:
                     return  # not a native one: it'll come again
 
-    def redeliver_cancel(self) -> None:
+    def redeliver_cancel(self, message: object = None) -> None:
         task = _current_task()
         task.uncancel()
-        task.cancel()
+        task.cancel(message)
 
     def defer_cancel(self, error: BaseException) -> bool:
         if anyio.current_effective_deadline() == -math.inf:
             return True  # a scope's comes again by itself
         if not _takes_back:
             return False  # nor could a timeout around
-        task = _current_task()
-        task.uncancel()
-        task.cancel(*error.args[:1])
+        self.redeliver_cancel(*error.args[:1])
         return True
 
     def task_done(self, task: object) -> bool:
