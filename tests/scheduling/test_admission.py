@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from trees import Tree, new_job, new_lane
@@ -112,3 +113,37 @@ def test_closing_rejects_putters_inside() -> None:
     assert tree.claim() == [running]
     assert tree.scheduler.succeed(running) is outside[0]
     assert tree.root.statistics().submitted == 2
+
+
+class Confirming(Waiter):
+    def confirms(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("ends", ["goes on", "was cancelled"])
+@pytest.mark.parametrize("max_pending", [0, 1])
+def test_a_job_starts_once_its_submitter_has_gone_on(max_pending: int, ends: str) -> None:
+    """Else a native cancellation before that would come too late. Nothing overtakes it."""
+    tree = Tree(slots=1, max_pending=max_pending)
+    running = tree.submit(tree.root)
+    assert tree.claim() == [running]
+    before = [tree.submit(tree.root) for _ in range(max_pending)]
+    job = new_job(tree.root)
+    putter = Confirming(job, lambda: None)
+    tree.scheduler.put(putter)
+    for following in before:
+        assert tree.scheduler.succeed(running) is following
+        running = following
+    # A plain lane's jobs would be handed over without a look at who has submitted them.
+    tree.control.set_max_pending(tree.root, math.inf)
+    assert putter.served
+    assert tree.scheduler.succeed(running) is None
+    later = tree.submit(tree.root)
+    tree.control.set_slots(tree.root, 2)
+    assert tree.claim() == []
+    if ends == "was cancelled":
+        tree.scheduler.cancel(job, None)
+        assert tree.claim() == []
+    tree.scheduler.confirm(job)
+    assert tree.claim() == ([job, later] if ends == "goes on" else [later])
+    assert tree.scheduler.is_simple

@@ -20,15 +20,14 @@ from .cancel_once import OnceScope
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
-_takes_back: bool = sys.version_info >= (3, 13)
-"""Whether `Task.uncancel` takes back a cancellation that has not been delivered yet."""
-
 _detached: set[asyncio.Task[None]] = set()
 """Tasks that nothing else refers to: asyncio itself only does so weakly."""
 
 
 class AsyncioBackend:
     cancelled: type[BaseException] = asyncio.CancelledError
+    # `Task.uncancel` takes back a cancellation that has not been delivered yet.
+    defers_cancel: bool = sys.version_info >= (3, 13)
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -143,7 +142,7 @@ class AsyncioBackend:
     def defer_cancel(self, error: BaseException) -> bool:
         if anyio.current_effective_deadline() == -math.inf:
             return True  # a scope's comes again by itself
-        if not _takes_back:
+        if not self.defers_cancel:
             return False  # nor could a timeout around
         self.redeliver_cancel(*error.args[:1])
         return True

@@ -69,6 +69,8 @@ class Backend(Protocol):
     """What a cancelled task is thrown."""
     current_time: Callable[[], float]
     """The event loop's clock; works in its plain callbacks, too, unlike `anyio.current_time`."""
+    defers_cancel: bool
+    """Whether `defer_cancel` works for native cancellations, if there are any."""
     clock_error: float
     """By how many seconds the clock may be behind."""
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 class TrioBackend:
     cancelled: type[BaseException] = trio.Cancelled
+    defers_cancel = True
     clock_error = 0.0
 
     def __init__(self) -> None:

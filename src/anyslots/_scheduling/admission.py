@@ -22,7 +22,7 @@ class Admission:
         start and not permitted, without those of putters
     """
 
-    __slots__ = ("admitted", "drop", "putters", "root", "tickets")
+    __slots__ = ("admitted", "drop", "putters", "root", "tickets", "unconfirmed")
 
     def __init__(
         self,
@@ -37,6 +37,8 @@ class Admission:
         self.admitted = admitted
         # The submitters that wait, by job.
         self.putters: dict[Job[Any], Waiter] = {}
+        # Jobs whose submitters have been served and will say that they go on, or don't.
+        self.unconfirmed: set[Job[Any]] = set()
         self.tickets = itertools.count()
 
     def has_capacity(self, node: LaneState) -> bool:
@@ -120,6 +122,8 @@ class Admission:
         putter = self.remove(job)
         assert putter is not None
         putter.served = True
+        if putter.confirms():
+            self.unconfirmed.add(job)
         self.admitted(job)
         putter.wake()
 

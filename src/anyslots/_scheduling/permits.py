@@ -149,7 +149,7 @@ class Permits:
         return bool(self.admission.putters) and self.admission.gave_up(job)
 
     def claim(self, holder: Holder | None) -> Job[Any] | None:
-        while self.jobs:
+        while self.jobs and self.jobs[0] not in self.admission.unconfirmed:
             job = self.jobs.popleft()
             self.unannounced = min(self.unannounced, len(self.jobs))
             if job.status is QUEUED:
@@ -157,6 +157,11 @@ class Permits:
                 self._start(job, self.slots.acquire())
                 return job
         return None
+
+    def confirm(self, job: Job[Any]) -> None:
+        """The submitter of a job has gone on, or won't: the job may start if it's permitted."""
+        self.admission.unconfirmed.remove(job)
+        self.unannounced = len(self.jobs)
 
     def _start(self, job: Job[Any], slot: int) -> None:
         node: LaneState = job.node

@@ -248,6 +248,12 @@ class Scheduler:
             self.tree.restore(job)
         self.tree.release(node)
 
+    @transition
+    def confirm(self, job: Job[Any]) -> None:
+        """The submitter of a job, which waited, has learned that it's submitted."""
+        if job in self.admission.unconfirmed:
+            self.permits.confirm(job)
+
     def cancel(self, job: Job[Any], reason: str | None) -> bool:
         """Cancel a job that is queued for users; False if it isn't."""
         if job.status is not QUEUED:
@@ -358,7 +364,10 @@ class Scheduler:
             elif not (self.shutting_down and not self.root.held and self.tree.end_pauses()):
                 break
         self.is_simple = not (
-            self.permits.jobs or self.loans.waiting or self.root.held > self.root.limit
+            self.permits.jobs
+            or self.loans.waiting
+            or self.root.held > self.root.limit
+            or self.admission.unconfirmed
         )
         self.plain_root = self.root if self.root.is_plain else None
         deadline = self.tree.timers.next_deadline() if self.tree.timers.heap else math.inf

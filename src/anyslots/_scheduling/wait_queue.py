@@ -42,6 +42,10 @@ class Waiter:
         """Whether the task has been cancelled, though it has had no time to say so."""
         return False
 
+    def confirms(self) -> bool:
+        """Whether the job may start only once the task, which was served, has gone on."""
+        return False
+
 
 class WaitQueue:
     """The waiters of one lane and of the lanes inside, the longest waiting first.
