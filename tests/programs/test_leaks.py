@@ -395,7 +395,7 @@ async def test_workers_are_as_many_as_were_needed_at_once_and_end_with_the_block
                 await checkpoint()
                 future.cancel()
             await executor.join()
-            assert living_tasks() - before <= 5
+            assert living_tasks() - before <= 6  # one may be about to end
     await ticks(2)
     assert living_tasks() == before
 

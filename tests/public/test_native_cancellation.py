@@ -415,6 +415,19 @@ async def test_a_resting_worker_that_is_cancelled_goes_on(times: int, delay: int
         await all_slots_work(executor)
 
 
+@pytest.mark.parametrize("which", range(4))
+async def test_a_worker_cancelled_as_it_is_woken_leaves_the_job_to_another(which: int):
+    """It ends, since something refers to its task; the others must not sleep on."""
+    async with Executor(3) as executor:
+        await gather(*(executor.submit(ticks, 2) for _ in range(3)))
+        await ticks(5)
+        tasks = [worker.task for worker in executor._runtime.pool.workers]
+        future = executor.submit(unharmed)
+        tasks[which].cancel()
+        with anyio.fail_after(5):
+            assert await future == "unharmed"
+
+
 @pytest.mark.parametrize("delay", range(5))
 async def test_all_workers_cancelled_while_jobs_are_handed_to_them_start_every_job(delay: int):
     """Workers hit between the submission and the first step: every job runs all the same."""

@@ -165,6 +165,8 @@ class WorkerPool:
         """A worker, which is idle, ends before its time."""
         self.idle -= 1
         self.spawn_workers()
+        if self.runtime.scheduler.permits.jobs:
+            self._notify()  # it may be this worker that was
 
     async def claim_job(self, worker: Worker) -> bool:
         """Wait for a permit and claim its job; False if there's none for this worker any more."""
