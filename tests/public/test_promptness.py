@@ -172,6 +172,24 @@ async def test_enqueue_cancelled_when_its_job_has_begun(loop_name: str) -> None:
         release.set()
 
 
+async def test_a_slot_that_waited_for_capacity_leaves_nothing_behind() -> None:
+    async with Executor(1, max_pending=0) as executor:
+        release = anyio.Event()
+        await executor.enqueue(release.wait)
+
+        async def occupy() -> None:
+            async with executor.slot():
+                await checkpoint()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(occupy)
+            await all_blocked()
+            release.set()
+        scheduler = executor._runtime.scheduler
+        assert not scheduler.admission.putters
+        assert not scheduler.admission.unconfirmed
+
+
 @coroutine
 def throw_while_waiting(executor: Executor, coro: Any, error: BaseException) -> Any:
     """Drive an `enqueue` until it waits for capacity; then raise something there."""

@@ -147,3 +147,15 @@ def test_a_job_starts_once_its_submitter_has_gone_on(max_pending: int, ends: str
     tree.scheduler.confirm(job)
     assert tree.claim() == ([job, later] if ends == "goes on" else [later])
     assert tree.scheduler.is_simple
+
+
+def test_a_job_whose_submitter_need_not_wait_starts_once_that_has_gone_on_too() -> None:
+    """It had asked for capacity a moment before, when there was none."""
+    tree = Tree(slots=1, max_pending=0)
+    job = new_job(tree.root)
+    putter = Confirming(job, lambda: None)
+    tree.scheduler.put(putter)
+    assert putter.served
+    assert tree.claim() == []
+    tree.scheduler.confirm(job)
+    assert tree.claim() == [job]

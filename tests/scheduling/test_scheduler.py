@@ -103,6 +103,16 @@ class CheckedPermits(Permits):
             self.walk.started(job)
         return job
 
+    def exchange(self, job: Job[Any], slot: int) -> Job[Any]:
+        walk = self.walk
+        assert job.node.queue in walk.allowed(), "not the turn of this queue"
+        assert job is walk.queued(job.node)[0], "not FIFO"
+        walk.permitted_at[job] = len(walk.charged)
+        walk.permits.append(job)
+        first = super().exchange(job, slot)
+        walk.check_turn_is_over(job.node)
+        return first
+
 
 class Checked(Scheduler):
     """Asks the model at each decision."""

@@ -31,8 +31,8 @@ class Submitter(Waiter):
         # None if it's known to be a job's: no ancestors tell of a task that a job starts eagerly.
         self.task = None if is_own else runtime.backend.current_task()
         self._scheduler = runtime.scheduler
-        # A job's own wait may depend on what it submits.
-        self._confirms = not (lender or runtime.backend.defers_cancel)
+        # A job's own wait may depend on what it submits; and what isn't `wait` can't confirm it.
+        self._confirms = not (lender or waiter or runtime.backend.defers_cancel)
         super().__init__(job, self._waiter.wake)
         # Queue timeouts and cancellations end the wait, too.
         job.add_listener(self._waiter.wake)

@@ -121,10 +121,14 @@ class Admission:
     def _admit(self, job: Job[Any]) -> None:
         putter = self.remove(job)
         assert putter is not None
+        self.admitted(job)
+        self.serve(putter)
+
+    def serve(self, putter: Waiter) -> None:
+        """Have a submitter know that its job is submitted."""
         putter.served = True
         if putter.confirms():
-            self.unconfirmed.add(job)
-        self.admitted(job)
+            self.unconfirmed.add(putter.job)
         putter.wake()
 
     def _putters_of(self, node: LaneState) -> Putters:

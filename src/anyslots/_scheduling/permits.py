@@ -141,6 +141,18 @@ class Permits:
             stays = ready.count and lane.held < lane.limit
             member, lane = lane, lane.parent
 
+    def exchange(self, job: Job[Any], slot: int) -> Job[Any]:
+        """Permit a plain job in place of the one that was permitted first, which starts."""
+        jobs = self.jobs
+        job.holder = PERMIT
+        job.node.permitted += 1
+        jobs.append(job)
+        first = jobs.popleft()
+        while first.status is not QUEUED:
+            first = jobs.popleft()
+        self._start(first, slot)
+        return first
+
     def _head_gave_up(self, node: LaneState) -> bool:
         """Whether the task that waits for the job at a lane's head has been cancelled."""
         job = node.queue.head()

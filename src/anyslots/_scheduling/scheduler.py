@@ -51,7 +51,7 @@ class Scheduler:
     """
 
     __slots__ = (
-        "__weakref__", "admission", "deadline", "host", "is_simple", "loans", "permits",
+        "__weakref__", "admission", "deadline", "host", "is_calm", "is_simple", "loans", "permits",
         "plain_root", "root", "shutting_down", "transaction", "tree",
     )  # fmt: skip
 
@@ -63,8 +63,9 @@ class Scheduler:
         self.admission = Admission(root, self._drop_putter, self._note_deadline)
         self.transaction = root.transaction = Transaction()
         self.permits = Permits(self.tree, self.admission, self.drop)
-        # Whether only FIFO and turns decide what is next, as far as the whole tree is concerned.
-        self.is_simple = True
+        # Whether only FIFO and turns decide what is next, as far as the whole tree is concerned;
+        # and whether they do but for jobs that are permitted already.
+        self.is_simple = self.is_calm = True
         # The root, if it's plain.
         self.plain_root: LaneState | None = root if root.is_plain else None
         # What the host was asked for.
@@ -99,8 +100,7 @@ class Scheduler:
         if self.may_submit(job):
             if job.node.bounded:
                 self.admission.join(job.node)
-            putter.served = True
-            putter.wake()
+            self.admission.serve(putter)
         else:
             self.admission.add(putter)
         self._enqueue(job)
@@ -144,7 +144,9 @@ class Scheduler:
         """
         node: LaneState = job.node
         root = self.root
-        if not (self.is_simple and node.is_direct):
+        if not (self.is_simple and node.is_direct) and not (
+            self.is_calm and node is self.plain_root
+        ):
             return self.finish(job, SUCCEEDED, job.value)
         transaction = self.transaction
         transaction.busy = True
@@ -181,6 +183,12 @@ class Scheduler:
                 root.ready.remove(queue)
             elif queue.next is not queue:
                 root.ready.rotate()
+            if not self.is_simple and following is not None:
+                following = self.permits.exchange(following, job.slot)  # type: ignore[arg-type]
+        elif not self.is_simple:
+            # Jobs that are permitted already go first.
+            self.tree.free_slot()
+            following = None
         else:
             following = self.permits.hand_over(node)
         if following is None:
@@ -363,12 +371,10 @@ class Scheduler:
                 self.permits.grant(node)
             elif not (self.shutting_down and not self.root.held and self.tree.end_pauses()):
                 break
-        self.is_simple = not (
-            self.permits.jobs
-            or self.loans.waiting
-            or self.root.held > self.root.limit
-            or self.admission.unconfirmed
+        self.is_calm = not (
+            self.loans.waiting or self.root.held > self.root.limit or self.admission.unconfirmed
         )
+        self.is_simple = self.is_calm and not self.permits.jobs
         self.plain_root = self.root if self.root.is_plain else None
         deadline = self.tree.timers.next_deadline() if self.tree.timers.heap else math.inf
         if deadline != self.deadline:
