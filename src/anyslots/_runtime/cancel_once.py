@@ -29,17 +29,9 @@ class OnceScope:
     """The scopes that one worker's jobs run in; see `backend.JobScope`."""
 
     __slots__ = (
-        "_deliveries",
-        "_inner",
-        "_kept",
-        "_looks",
-        "_loop",
-        "_outer",
-        "_outside_references",
-        "_task",
-        "is_pending",
-        "is_spent",
-    )
+        "_deliveries", "_inner", "_kept", "_looks", "_loop", "_outer", "_outside_references",
+        "_task", "is_pending", "is_spent",
+    )  # fmt: skip
 
     def __init__(self, task: asyncio.Task[Any]) -> None:
         self._task = task

@@ -41,19 +41,9 @@ class Occupation(Lender, Generic[F]):
     """
 
     __slots__ = (
-        "_former",
-        "_kwargs",
-        "_make_job",
-        "_outer",
-        "_outer_loan",
-        "_reason",
-        "_scope",
-        "_task",
-        "_waiter",
-        "_was_woken",
-        "runtime",
-        "was_asked",
-    )
+        "_former", "_kwargs", "_make_job", "_outer", "_outer_loan", "_reason", "_scope", "_task",
+        "_waiter", "_was_woken", "runtime", "was_asked",
+    )  # fmt: skip
 
     def __init__(
         self, runtime: Runtime, make_job: Callable[[Any], F], kwargs: dict[str, Any]

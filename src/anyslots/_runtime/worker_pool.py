@@ -38,20 +38,9 @@ class WorkerPool:
     """
 
     __slots__ = (
-        "closed",
-        "deadline",
-        "gate_scopes",
-        "idle",
-        "runtime",
-        "searching",
-        "time_limits",
-        "timer",
-        "to_start",
-        "wakeups",
-        "woken",
-        "workers",
-        "yielding",
-    )
+        "closed", "deadline", "gate_scopes", "idle", "runtime", "searching", "time_limits", "timer",
+        "to_start", "wakeups", "woken", "workers", "yielding",
+    )  # fmt: skip
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime

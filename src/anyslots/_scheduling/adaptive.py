@@ -71,15 +71,8 @@ class AdaptiveLimit:
     """
 
     __slots__ = (
-        "adaptive",
-        "ceiling",
-        "epoch",
-        "floor",
-        "limit",
-        "patience",
-        "step",
-        "successes",
-    )
+        "adaptive", "ceiling", "epoch", "floor", "limit", "patience", "step", "successes",
+    )  # fmt: skip
 
     # least <= floor <= limit <= ceiling <= most. Below the ceiling each success raises the limit;
     # the ceiling rises by probes, and falls by overloads, but not below the floor.

@@ -103,15 +103,8 @@ class Attempts:
     """What rates, gates, retries and adaptive slots need to know of a job, once they do."""
 
     __slots__ = (
-        "backs_off",
-        "charges",
-        "costs",
-        "count",
-        "epochs",
-        "first_start",
-        "number",
-        "overloaded",
-    )
+        "backs_off", "charges", "costs", "count", "epochs", "first_start", "number", "overloaded",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         # Starts so far; when the first of them was, and its place among those of all jobs: the
@@ -141,18 +134,9 @@ class Job(Generic[T_co]):
     """
 
     __slots__ = (
-        "__weakref__",
-        "args",
-        "attempt",
-        "context",
-        "fn",
-        "holder",
-        "listeners",
-        "node",
-        "slot",
-        "status",
-        "value",
-    )
+        "__weakref__", "args", "attempt", "context", "fn", "holder", "listeners", "node", "slot",
+        "status", "value",
+    )  # fmt: skip
 
     # The `LaneState` of the lane that it was submitted to; the root's for the executor.
     node: Any

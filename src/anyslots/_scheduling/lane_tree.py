@@ -44,13 +44,8 @@ class LaneTree:
     """
 
     __slots__ = (
-        "dropped",
-        "host",
-        "loans",
-        "numbers",
-        "root",
-        "timers",
-    )
+        "dropped", "host", "loans", "numbers", "root", "timers",
+    )  # fmt: skip
 
     def __init__(self, root: LaneState, host: Host) -> None:
         self.root = root

@@ -26,16 +26,9 @@ class Permits:
     """
 
     __slots__ = (
-        "admission",
-        "drop",
-        "host",
-        "jobs",
-        "limits",
-        "slots",
-        "start_error",
-        "tree",
+        "admission", "drop", "host", "jobs", "limits", "slots", "start_error", "tree",
         "unannounced",
-    )
+    )  # fmt: skip
 
     def __init__(
         self,

@@ -21,14 +21,9 @@ class Transaction:
     """
 
     __slots__ = (
-        "busy",
-        "catching_up",
-        "deferred",
-        "delivering",
-        "has_delivered",
-        "is_pending",
+        "busy", "catching_up", "deferred", "delivering", "has_delivered", "is_pending",
         "notifications",
-    )
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.busy = False

@@ -77,16 +77,8 @@ class Job:
     """What's known of one job; times are the clock's."""
 
     __slots__ = (
-        "ended",
-        "error",
-        "lane",
-        "name",
-        "number",
-        "outcome",
-        "retries",
-        "runs",
-        "submitted",
-    )
+        "ended", "error", "lane", "name", "number", "outcome", "retries", "runs", "submitted",
+    )  # fmt: skip
 
     def __init__(self, number: int, lane: LaneRecord, submitted: float) -> None:
         self.number: int = number
