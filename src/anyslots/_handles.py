@@ -132,9 +132,11 @@ class Lane(BaseLane, Maps):
 
         Waiters are admitted in FIFO order. If ``max_pending`` is 0, this waits until a slot takes
         the job. Cancelled while it waits, the job never runs; if it has begun, its future is
-        returned, and the next checkpoint is cancelled. Raises `ExecutorClosed` if the lane
-        or its executor is closed meanwhile, or the executor begins to shut down and this isn't one
-        of its own jobs, and else what `submit` raises but `anyio.WouldBlock`.
+        returned, and the next checkpoint is cancelled. (Before Python 3.13, a job of this executor
+        that is cancelled natively under asyncio while it waits for its own slot cancels the job
+        that it has submitted.) Raises `ExecutorClosed` if the lane or its executor is closed
+        meanwhile, or the executor begins to shut down and this isn't one of its own jobs, and else
+        what `submit` raises but `anyio.WouldBlock`.
 
         ::
 
