@@ -105,8 +105,11 @@ class CheckedPermits(Permits):
 
     def exchange(self, job: Job[Any], slot: int) -> Job[Any]:
         walk = self.walk
+        job.node.queue.jobs.appendleft(job)  # as it was when it was chosen
         assert job.node.queue in walk.allowed(), "not the turn of this queue"
         assert job is walk.queued(job.node)[0], "not FIFO"
+        job.node.queue.jobs.popleft()
+        walk.permits[:] = filter(walk.has_permit, walk.permits)
         walk.permitted_at[job] = len(walk.charged)
         walk.permits.append(job)
         first = super().exchange(job, slot)
