@@ -103,7 +103,7 @@ class CheckedPermits(Permits):
             self.walk.started(job)
         return job
 
-    def exchange(self, job: Job[Any], slot: int) -> Job[Any]:
+    def exchange(self, job: Job[Any], ended: Job[Any]) -> Job[Any]:
         walk = self.walk
         job.node.queue.jobs.appendleft(job)  # as it was when it was chosen
         assert job.node.queue in walk.allowed(), "not the turn of this queue"
@@ -112,7 +112,7 @@ class CheckedPermits(Permits):
         walk.permits[:] = filter(walk.has_permit, walk.permits)
         walk.permitted_at[job] = len(walk.charged)
         walk.permits.append(job)
-        first = super().exchange(job, slot)
+        first = super().exchange(job, ended)
         walk.check_turn_is_over(job.node)
         return first
 

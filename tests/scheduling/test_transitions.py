@@ -440,3 +440,15 @@ def test_who_is_notified_of_a_job_that_is_handed_over_sees_timers_as_they_are() 
     scheduler.tree.timers.set(ended.node, 5)
     scheduler.succeed(ended)
     assert seen == [(RUNNING, 5, 5)]
+
+
+def test_a_slot_goes_to_the_job_that_was_permitted_first() -> None:
+    """One that was cancelled meanwhile is passed over; the next queued job is permitted for it."""
+    tree = Tree(slots=2)
+    running = tree.submit(tree.root)
+    assert tree.claim() == [running]
+    cancelled, first, second = (tree.submit(tree.root) for _ in range(3))
+    tree.scheduler.cancel(cancelled, None)
+    assert tree.scheduler.succeed(running) is first
+    assert (first.status, second.status) == (RUNNING, QUEUED)
+    assert tree.claim() == [second]

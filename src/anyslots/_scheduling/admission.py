@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-from .job import Job
+from .job import CANCELLED, Job, Status
 from .lane_state import LaneState, waits_to_start
 from .wait_queue import Putters, Waiter
 
@@ -18,6 +18,7 @@ class Admission:
     ``max_pending``. Holds after each transition::
 
         while there's capacity on a path, no putter waits there; putters are admitted in FIFO order
+        jobs in `unconfirmed` are submitted, and aren't claimed until their submitters have gone on
         `pending` of a bounded lane counts the jobs of its subtree that are queued for their first
         start and not permitted, without those of putters
     """
@@ -27,7 +28,7 @@ class Admission:
     def __init__(
         self,
         root: LaneState,
-        drop: Callable[[Job[Any]], object],
+        drop: Callable[[Job[Any], Status, Any], object],
         admitted: Callable[[Job[Any]], object],
     ) -> None:
         self.root = root
@@ -76,7 +77,7 @@ class Admission:
         assert self.root.putters is not None
         while (putter := self.root.putters.first()) is not None:
             if putter.gave_up():
-                self.drop(putter.job)
+                self.drop(putter.job, CANCELLED, None)
                 continue
             if putter.job.node.bounded:
                 self.join(putter.job.node)

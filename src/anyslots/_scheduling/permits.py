@@ -134,8 +134,9 @@ class Permits:
             stays = ready.count and lane.held < lane.limit
             member, lane = lane, lane.parent
 
-    def exchange(self, job: Job[Any], slot: int) -> Job[Any]:
-        """Permit a plain job in place of the one that was permitted first, which starts."""
+    def exchange(self, job: Job[Any], ended: Job[Any]) -> Job[Any]:
+        """Permit a plain job; start the one permitted first in the slot of one that has ended."""
+        assert ended.slot is not None
         jobs = self.jobs
         job.holder = PERMIT
         job.node.permitted += 1
@@ -143,7 +144,7 @@ class Permits:
         first = jobs.popleft()
         while first.status is not QUEUED:
             first = jobs.popleft()
-        self._start(first, slot)
+        self._start(first, ended.slot)
         return first
 
     def _head_gave_up(self, node: LaneState) -> bool:
@@ -165,7 +166,7 @@ class Permits:
 
     def confirm(self, job: Job[Any]) -> None:
         """The submitter of a job has gone on, or won't: the job may start if it's permitted."""
-        self.admission.unconfirmed.remove(job)
+        self.admission.unconfirmed.discard(job)
         self.unannounced = len(self.jobs)
 
     def _start(self, job: Job[Any], slot: int) -> None:

@@ -60,16 +60,14 @@ class Scheduler:
         self.host = host
         self.tree = LaneTree(root, host)
         self.loans = self.tree.loans
-        self.admission = Admission(root, self._drop_putter, self._note_deadline)
+        self.admission = Admission(root, self.drop, self._note_deadline)
         self.transaction = root.transaction = Transaction()
         self.permits = Permits(self.tree, self.admission, self.drop)
         # Whether only FIFO and turns decide what is next, as far as the whole tree is concerned;
         # and whether they do but for jobs that are permitted already.
         self.is_simple = self.is_calm = True
-        # The root, if it's plain.
         self.plain_root: LaneState | None = root if root.is_plain else None
-        # What the host was asked for.
-        self.deadline = math.inf
+        self.deadline = math.inf  # what the host was asked for
         # Whether pauses without an end are to end once nothing runs that could end them.
         self.shutting_down = False
 
@@ -184,7 +182,7 @@ class Scheduler:
             elif queue.next is not queue:
                 root.ready.rotate()
             if not self.is_simple and following is not None:
-                following = self.permits.exchange(following, job.slot)  # type: ignore[arg-type]
+                following = self.permits.exchange(following, job)
         elif not self.is_simple:
             # Jobs that are permitted already go first.
             self.tree.free_slot()
@@ -259,8 +257,7 @@ class Scheduler:
     @transition
     def confirm(self, job: Job[Any]) -> None:
         """The submitter of a job, which waited, has learned that it's submitted."""
-        if job in self.admission.unconfirmed:
-            self.permits.confirm(job)
+        self.permits.confirm(job)
 
     def cancel(self, job: Job[Any], reason: str | None) -> bool:
         """Cancel a job that is queued for users; False if it isn't."""
@@ -315,8 +312,7 @@ class Scheduler:
     def reacquire(self, loan: Waiter) -> None:
         """Have a lender go on as soon as there's a slot for it, ahead of all queued jobs.
 
-        Listeners call it in the middle of the transition that ends what the lender waits for: so it
-        has its slot before the slot that becomes free then can go to a queued job.
+        Listeners call it in the middle of the transition that ends what the lender waits for.
         """
         if not (loan.served or loan.is_waiting()):
             self.loans.add(loan)
@@ -392,9 +388,6 @@ class Scheduler:
             transaction.busy = False
         if transaction.is_pending:
             transaction.deliver()
-
-    def _drop_putter(self, job: Job[Any]) -> None:
-        self.drop(job, CANCELLED, None)
 
     def _claim_next(self, holder: Holder | None) -> Job[Any] | None:
         """Start a job in the slot that a worker has just given back."""
