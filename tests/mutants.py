@@ -231,7 +231,8 @@ MUTANTS = [
     ),
     *mutants_of(
         "_runtime/keyed_nodes.py",
-        ("KeyedNodes._is_over", "_node.children or _ or _", "_node.children"),
+        ("KeyedNodes._is_over", "_ is not _ or _paused or _", "False"),
+        ("KeyedNodes.release", "_node.is_keyed = False", "pass"),
     ),
     # Façades.
     *mutants_of(

@@ -108,8 +108,7 @@ class Executor(Lane):
         if on_error not in tuple(POLICIES):
             raise ValueError(f"on_error must be one of {', '.join(POLICIES)}, not {on_error!r}")
         observers = check_instruments(instruments)
-        root = LaneState(None, check_name(name), options.pop("priority"))
-        root.configure(**options)
+        root = LaneState(None, check_name(name), options)
         make_scheduler = partial(InstrumentedScheduler, observers) if observers else Scheduler
         root.runtime = Runtime(root, POLICIES[on_error](), make_scheduler)
         super().__init__(root.runtime, root)

@@ -24,6 +24,7 @@ from ._runtime.submitting import Submitter
 from ._scheduling.adaptive import Adaptive
 from ._scheduling.job import QUEUED
 from ._scheduling.lane_state import LaneState
+from ._scheduling.options import LaneOptions
 from ._scheduling.rates import Rate
 from ._scheduling.retries import Retry
 from ._validation import check_name
@@ -79,7 +80,8 @@ class Lane(BaseLane, Maps):
 
     def __del__(self) -> None:
         # In any thread, and at any time.
-        self._runtime.scheduler.tree.dropped.append(self._node)
+        if not self._node.is_keyed:
+            self._runtime.scheduler.tree.dropped.append(self._node)
 
     def submit(
         self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
@@ -288,8 +290,7 @@ class Lane(BaseLane, Maps):
             hosts["example.org"].submit(fetch, url)
         """
         if function is None:
-            checked = checked_options(**options)
-            return KeyedLanes(self, lambda key: checked)
+            return KeyedLanes(self, checked_options(**options))
         if options:
             raise TypeError("keyed takes options by name, or else one function of the key")
         if not callable(function):
@@ -359,9 +360,12 @@ class KeyedLanes(Mapping[K, Lane]):
 
     __slots__ = ("_lane", "_nodes")
 
-    def __init__(self, lane: Lane, options: Callable[[K], dict[str, Any]]) -> None:
+    def __init__(self, lane: Lane, options: LaneOptions | Callable[[K], LaneOptions]) -> None:
         self._lane = lane
         self._nodes: KeyedNodes[K] = KeyedNodes(runtime_of(lane), node_of(lane), options)
+
+    def __del__(self) -> None:
+        self._nodes.release()
 
     def __getitem__(self, key: K) -> Lane:
         return self._nodes.look_up(key, lane_of)
@@ -394,6 +398,7 @@ def lane_of(node: LaneState) -> Lane:
     """The handle of a lane: the one that users hold, or a new one."""
     lane: Lane | None = None if node.handle is None else node.handle()
     if lane is None:
-        node.runtime.scheduler.tree.recall(node)
+        if node.forgotten:
+            node.runtime.scheduler.tree.recall(node)
         lane = Lane(node.runtime, node)
     return lane

@@ -10,6 +10,7 @@ from ._runtime.charging import costs_of_queued
 from ._runtime.runtime import Runtime
 from ._scheduling.adaptive import Adaptive
 from ._scheduling.lane_state import NEVER, LaneState
+from ._scheduling.options import Inherited, LaneOptions
 from ._scheduling.rates import Rate, check_rates
 from ._scheduling.retries import Retry
 from ._scheduling.statistics import Statistics
@@ -275,15 +276,17 @@ def checked_options(
     timeout: object = None,
     queue_timeout: object = None,
     retry: object = None,
-) -> dict[str, Any]:
-    """The options of a new lane, as its node takes them; `TypeError` or `ValueError` if wrong."""
-    return {
-        "slots": check_slots(slots),
-        "priority": check_priority(priority),
-        "max_pending": check_count("max_pending", max_pending, least=0),
-        "rates": check_rates(rate),
-        "gate": check_gate(gate),
-        "timeout": check_seconds("timeout", timeout),
-        "queue_timeout": check_seconds("queue_timeout", queue_timeout),
-        "retry": check_retry(retry),
-    }
+) -> LaneOptions:
+    """The options of a new lane; `TypeError` or `ValueError` if wrong."""
+    return LaneOptions(
+        check_slots(slots),
+        check_priority(priority),
+        check_count("max_pending", max_pending, least=0),
+        check_rates(rate),
+        check_gate(gate),
+        Inherited(
+            check_seconds("timeout", timeout),
+            check_seconds("queue_timeout", queue_timeout),
+            check_retry(retry),
+        ),
+    )

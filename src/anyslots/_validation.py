@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Awaitable, Callable
+from typing import Literal, cast
 
 from ._scheduling.adaptive import Adaptive
 from ._scheduling.rates import MOST_SECONDS
@@ -62,13 +64,13 @@ def check_name(value: object) -> str | None:
     return value
 
 
-def check_gate(value: object) -> object:
-    if value is not None and not callable(value):
-        raise TypeError(f"gate must be None or an async function without arguments, not {value!r}")
-    return value
+def check_gate(value: object) -> Callable[[], Awaitable[object]] | None:
+    if value is None or callable(value):
+        return cast("Callable[[], Awaitable[object]] | None", value)
+    raise TypeError(f"gate must be None or an async function without arguments, not {value!r}")
 
 
-def check_retry(value: object) -> Retry | bool | None:
+def check_retry(value: object) -> Retry | Literal[False] | None:
     """Return a `Retry`, False for none, or None to inherit."""
     if value is None or value is False or isinstance(value, Retry):
         return value

@@ -13,7 +13,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import pytest
-from jobs import Starts
+from jobs import Crew, Starts, all_blocked, give
 from virtual_time import VIRTUAL_BACKENDS, run_in_virtual_time
 
 from anyslots import Executor, KeyedLanes, Lane, Rate, from_thread
@@ -375,3 +375,26 @@ def test_memory_is_that_of_the_live_keys(backend) -> None:
     async def nothing() -> None: ...
 
     assert run_in_virtual_time(backend, main) < 300_000
+
+
+@pytest.mark.anyio
+async def test_lanes_of_a_dropped_mapping_are_forgotten() -> None:
+    """But for one that's held, and one that has jobs until these have ended."""
+    async with Executor(2) as executor:
+        mapping = executor.keyed(slots=1)
+        held, crew = mapping["held"], Crew()
+        future = mapping["busy"].submit(crew.job)
+        for n in range(10):
+            await mapping[n].submit(give)
+        await all_blocked()
+        del mapping
+        gc.collect()
+        executor.keyed()["sweeps"]
+        assert {lane.name for lane in executor.children} >= {"held", "busy"}
+        assert len(executor.children) <= 3
+        crew.release()
+        await future
+        await all_blocked()
+        assert held in executor.children
+        assert "busy" not in {lane.name for lane in executor.children}
+        assert executor.statistics().succeeded == 11

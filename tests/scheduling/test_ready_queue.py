@@ -8,6 +8,12 @@ from anyslots._scheduling.ready_queue import Member, ReadyQueue
 PRIORITIES = st.lists(st.sampled_from([0, 0, 0, 1, -1, 0.5]), min_size=1, max_size=6)
 
 
+def new_member(priority: float) -> Member:
+    member = Member()
+    member.priority, member.is_ready = priority, False
+    return member
+
+
 def ring(queue: ReadyQueue, priority: float) -> list[Member]:
     members, member = [], queue.rings.get(priority)
     if queue.first is not None and queue.first.priority == priority:
@@ -21,7 +27,7 @@ def ring(queue: ReadyQueue, priority: float) -> list[Member]:
 
 @given(PRIORITIES, st.data())
 def test_equal_priorities_take_turns(priorities, data) -> None:
-    queue, members = ReadyQueue(), [Member(p) for p in priorities]
+    queue, members = ReadyQueue(), [new_member(p) for p in priorities]
     naive: list[Member] = []
     for step in data.draw(st.lists(st.integers(0, len(members)), min_size=20, max_size=60)):
         if step == len(members):
@@ -47,15 +53,15 @@ def test_equal_priorities_take_turns(priorities, data) -> None:
 
 def test_priorities_that_are_not_used_any_more_are_forgotten() -> None:
     """As of a lane for each request, with the time as its priority."""
-    queue, always = ReadyQueue(), Member(10**6)
+    queue, always = ReadyQueue(), new_member(10**6)
     for priority in range(1000):
-        member = Member(priority)
+        member = new_member(priority)
         queue.add(member)
         queue.remove(member)
     assert len(queue.rings) <= 33
     queue.add(always)
     for priority in range(1000):
-        member = Member(-priority)
+        member = new_member(-priority)
         queue.add(member)
         queue.remove(member)
         assert queue.first is always

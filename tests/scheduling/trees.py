@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
-from anyslots._scheduling.gate import Gate
+from anyio.lowlevel import checkpoint
+
 from anyslots._scheduling.job import QUEUED, Attempts, Job
 from anyslots._scheduling.lane_control import LaneControl
 from anyslots._scheduling.lane_state import LaneState
-from anyslots._scheduling.rates import Rate, RateWindow
+from anyslots._scheduling.options import Inherited, LaneOptions
+from anyslots._scheduling.retries import Retry
 from anyslots._scheduling.scheduler import Scheduler
 
 
@@ -54,23 +56,16 @@ class Holder:
 def new_lane(
     parent: LaneState | None = None,
     *,
-    slots: float = math.inf,
-    priority: float = 0,
-    max_pending: float = math.inf,
-    rates: tuple[Rate, ...] = (),
     gate: bool = False,
+    timeout: float | None = None,
+    queue_timeout: float | None = None,
+    retry: Retry | Literal[False] | None = None,
     **options: Any,
 ) -> LaneState:
-    lane = LaneState(parent, None, priority)
-    lane.slots = slots
-    lane.max_pending = max_pending
-    lane.windows = tuple(RateWindow(rate) for rate in rates)
     if gate:
-        lane.gate = Gate(lambda: None)
-    lane.options = options
-    lane.apply_options()
-    lane.update_limit()
-    return lane
+        options["gate"] = checkpoint  # it isn't called
+    inherited = Inherited(timeout, queue_timeout, retry)
+    return LaneState(parent, None, LaneOptions(**options, inherited=inherited))
 
 
 def new_job(node: LaneState, costs: dict[Any, float] | None = None) -> Job[Any]:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Hashable
 from threading import Lock, get_ident
 from typing import Any, Generic, TypeVar
 
-from .._scheduling.lane_state import LaneState
+from .._scheduling.lane_state import NEVER, LaneState
+from .._scheduling.options import LaneOptions
 from .runtime import Runtime
 
 K = TypeVar("K", bound=Hashable)
@@ -27,7 +28,10 @@ class KeyedNodes(Generic[K]):
     __slots__ = ("_lock", "keys", "keys_owed", "nodes", "options", "parent", "runtime")
 
     def __init__(
-        self, runtime: Runtime, parent: LaneState, options: Callable[[K], dict[str, Any]]
+        self,
+        runtime: Runtime,
+        parent: LaneState,
+        options: LaneOptions | Callable[[K], LaneOptions],
     ) -> None:
         self.runtime = runtime
         self.parent = parent
@@ -41,21 +45,33 @@ class KeyedNodes(Generic[K]):
 
     def look_up(self, key: K, make_handle: Callable[[LaneState], T]) -> T:
         """The handle of a key's lane, which is made if there's none."""
+        options = self.options
         with self._lock:
             node = self.nodes.get(key)
+            if node is None and isinstance(options, LaneOptions):
+                node = self._add(key, options)
             if node is not None:
                 return make_handle(node)
-        options = self.options(key)  # a function of users, perhaps
+        assert not isinstance(options, LaneOptions)
+        made = options(key)  # it may look up keys, too
         with self._lock:
             node = self.nodes.get(key)
-            if node is None:
-                self._sweep(SWEPT)
-                name = key if isinstance(key, str) else repr(key)
-                node = self.runtime.add_lane(self.parent, name, options)
-                node.is_keyed = True
-                self.nodes[key] = node
-                self.keys.append(key)
-            return make_handle(node)
+            return make_handle(self._add(key, made) if node is None else node)
+
+    def _add(self, key: K, options: LaneOptions) -> LaneState:
+        self._sweep(SWEPT)
+        name = key if isinstance(key, str) else repr(key)
+        # Not by `Runtime.add_lane`: the mapping holds the parent, and sweeps by itself.
+        node = self.nodes[key] = LaneState(self.parent, name, options)
+        node.is_keyed = True
+        self.keys.append(key)
+        return node
+
+    def release(self) -> None:
+        """The mapping is gone: its lanes end as others do. In any thread, and at any time."""
+        for node in self.nodes.values():
+            node.is_keyed = False
+            self.runtime.scheduler.tree.dropped.append(node)
 
     def find(self, key: Any) -> LaneState | None:
         with self._lock:
@@ -74,16 +90,21 @@ class KeyedNodes(Generic[K]):
         if runtime.thread not in (None, get_ident()):
             self._ask_for_sweep()
             return
-        if runtime.scheduler.transaction.busy:
+        scheduler = runtime.scheduler
+        if scheduler.transaction.busy:
             return  # this isn't the time to change the tree
-        for _ in range(min(most, len(self.keys))):
-            key = self.keys.popleft()
+        tree = scheduler.tree
+        if tree.dropped:
+            tree.sweep()
+        keys = self.keys
+        for _ in range(min(most, len(keys))):
+            key = keys.popleft()
             node = self.nodes[key]
             if self._is_over(node):
                 del self.nodes[key]
-                self.runtime.scheduler.tree.forget(node)
+                tree.forget(node)
             else:
-                self.keys.append(key)
+                keys.append(key)
 
     def _ask_for_sweep(self) -> None:
         """Have the event loop's thread sweep, as this is another one."""
@@ -103,11 +124,13 @@ class KeyedNodes(Generic[K]):
         """Whether a new lane in its place would do the same."""
         if node.handle is not None and node.handle() is not None:
             return False
-        if node.children or node.closed is not self.parent.closed or node.is_paused():
+        if node.closed is not self.parent.closed or node.paused or node.paused_until > NEVER:
             return False
-        if not node.is_idle() or node.putting:
+        if node.children or node.held or node.busy or node.ready.count or node.putting:
             return False
-        used = [window for window in node.windows if window.charges or window.reserved]
-        # Before the executor is entered there's no clock, and nothing has started.
-        now = self.runtime.current_time() if used else 0.0
-        return all(window.is_empty(now) for window in used)
+        for window in node.windows:
+            # Before the executor is entered there's no clock, and nothing has started.
+            if window.charges or window.reserved:
+                now = self.runtime.current_time()
+                return all(window.is_empty(now) for window in node.windows)
+        return True

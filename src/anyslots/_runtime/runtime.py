@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import math
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from threading import get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,6 +18,7 @@ from .._scheduling.gate import Gate
 from .._scheduling.job import RUNNING, Failure, Job
 from .._scheduling.lane_control import LaneControl
 from .._scheduling.lane_state import LaneState
+from .._scheduling.options import LaneOptions
 from .._scheduling.scheduler import Scheduler
 from .backend import Backend
 from .entry_queue import EntryQueue
@@ -195,24 +196,20 @@ class Runtime:
 
     # Lanes.
 
-    def add_lane(
-        self, parent: LaneState, name: str | None, options: Mapping[str, Any]
-    ) -> LaneState:
+    def add_lane(self, parent: LaneState, name: str | None, options: LaneOptions) -> LaneState:
         """Make a lane inside another; in any thread."""
         if self.thread is None or get_ident() == self.thread:
             if not self.scheduler.transaction.busy:
                 self.scheduler.tree.sweep()
-            self.scheduler.tree.recall(parent)
+            if parent.forgotten:
+                self.scheduler.tree.recall(parent)
         elif not self.sweep_posted:
             self.sweep_posted = True
             try:
                 self.backend.post(self.sweep)
             except RuntimeError:
                 pass  # the event loop is closed
-        settings = dict(options)
-        node = LaneState(parent, name, settings.pop("priority"))
-        node.configure(**settings)
-        return node
+        return LaneState(parent, name, options)
 
     def sweep(self) -> None:
         """Forget the lanes that were dropped."""

@@ -25,7 +25,8 @@ class JobQueue(Member):
     __slots__ = ("dead", "jobs", "retried")
 
     def __init__(self) -> None:
-        super().__init__(priority=0)
+        self.priority = 0
+        self.is_ready = False
         self.jobs: deque[Job[Any]] = deque()
         # Jobs that have failed and may start again, by age.
         self.retried: list[tuple[int, Job[Any]]] = []

@@ -98,10 +98,7 @@ class LaneControl:
     @transition
     def set_option(self, node: LaneState, name: str, value: Any) -> None:
         """Set what lanes inside inherit, or inherit it with None: time limits and retries."""
-        if value is None:
-            node.options.pop(name, None)
-        else:
-            node.options[name] = value
+        node.inherited = node.inherited._replace(**{name: value})
         self._apply_options(node)
 
     @transition
@@ -232,7 +229,7 @@ def inherit_window(rate: Rate, place: int, former: Sequence[RateWindow]) -> Rate
     same = same or list(former[place : place + 1]) or list(former)
     if same:
         longest = max(same, key=lambda each: each.rate.per)
-        longest.heirs.append(window)
+        longest.heirs += (window,)
         window.charges.extend(longest.charges)
         charged = [charge[1] for charge in window.charges]
         exact = all(isinstance(each, int) for each in charged)

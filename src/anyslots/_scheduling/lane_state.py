@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from .adaptive import Adaptive, AdaptiveLimit
 from .gate import Gate
 from .job import QUEUED, Job
 from .job_queue import JobQueue
-from .rates import Rate, RateWindow
+from .options import LaneOptions
+from .rates import RateWindow
 from .ready_queue import Member, ReadyQueue
 from .retries import Retry
 from .statistics import Statistics
@@ -22,13 +23,16 @@ NO_LIMIT = 10**9
 
 NEVER = -math.inf
 
+DEFAULTS = LaneOptions()
+
 
 class Outside:
     """What a root finds around itself, as lanes inside others find their parents: no options."""
 
     timeout = queue_timeout = retry = None
     path_windows = ()
-    has_costs = bounded = is_guarded = constrained = False
+    has_costs = bounded = constrained = False
+    is_direct = True
 
 
 class LaneState(Member):
@@ -47,62 +51,67 @@ class LaneState(Member):
     __slots__ = (
         "adaptive", "backing_off", "backoffs", "bounded", "busy", "cancelled", "children", "closed",
         "constrained", "end_is_watched", "failed", "fast_path", "forgotten", "gate", "handle",
-        "has_costs", "held", "idle_waiters", "is_attended", "is_direct", "is_guarded", "is_keyed",
-        "is_observed", "is_plain", "lenders", "lent", "limit", "max_pending", "name", "options",
-        "parent", "path_windows", "paused", "paused_until", "pending", "permitted", "putters",
-        "putting", "queue", "queue_deadlines", "queue_timeout", "ready", "retry", "runtime",
-        "slots", "stopped", "succeeded", "thread", "throttled_until", "timeout", "transaction",
-        "windows",
+        "has_costs", "held", "idle_waiters", "inherited", "is_attended", "is_direct", "is_keyed",
+        "is_observed", "is_plain", "lenders", "lent", "limit", "max_pending", "name", "parent",
+        "path_windows", "paused", "paused_until", "pending", "permitted", "putters", "putting",
+        "queue", "queue_deadlines", "queue_timeout", "ready", "retry", "runtime", "slots",
+        "stopped", "succeeded", "thread", "throttled_until", "timeout", "transaction", "windows",
     )  # fmt: skip
 
-    def __init__(self, parent: LaneState | None, name: str | None, priority: float = 0) -> None:
-        super().__init__(priority)
+    # In force, as `apply_options` and `update_limit` derive it.
+
+    timeout: float | None
+    queue_timeout: float | None
+    retry: Retry | None
+    # Of the lanes around it, too, and whether one of them has a cost.
+    path_windows: tuple[RateWindow, ...]
+    has_costs: bool
+    # Whether some lane on the path has a bound.
+    bounded: bool
+    # Whether a job is submitted by just appending it to the queue.
+    fast_path: bool
+    # Whether nothing decides which of its jobs is next but FIFO, turns and slots; whether, at most,
+    # rates without costs do.
+    is_plain: bool
+    is_direct: bool
+    # Whether a worker has to see to something when one of its jobs starts.
+    is_attended: bool
+    limit: int
+
+    def __init__(
+        self, parent: LaneState | None, name: str | None, options: LaneOptions = DEFAULTS
+    ) -> None:
+        slots, priority, self.max_pending, rates, gate, self.inherited = options
+        self.priority = priority
+        self.is_ready = False
         self.name = name
         self.parent = parent
         self.children: dict[LaneState, None] = {}
         # Of the layer above: what the tree belongs to, and a weak reference to what users hold.
-        self.runtime: Any = None if parent is None else parent.runtime
+        self.runtime: Any = None
         self.handle: Callable[[], Any] | None = None
         # The `Transaction` of the tree; the thread that may submit, None while none may.
-        self.transaction: Any = None if parent is None else parent.transaction
-        self.thread: int | None = None if parent is None else parent.thread
-        self.closed: bool = parent is not None and parent.closed
+        self.transaction: Any = None
+        self.thread: int | None = None
+        # Whether it takes no jobs any more; whether instruments observe its jobs.
+        self.closed = self.is_observed = False
         # Whether a mapping keeps it by its key; whether its counts have moved to its parent.
         self.is_keyed = self.forgotten = False
-        # Whether instruments observe its jobs; whether a job is submitted by just appending it to
-        # the queue.
-        self.is_observed: bool = parent is not None and parent.is_observed
-        self.fast_path = True
-        # Whether nothing decides which of its jobs is next but FIFO, turns and slots; whether, at
-        # most, rates without costs do.
-        self.is_plain = self.is_direct = True
-        # Whether a worker has to see to something when one of its jobs starts.
-        self.is_attended = False
 
-        # The options as they were set, without what's inherited, and what is in force.
-        self.options: dict[str, Any] = {}
-        self.slots: float = math.inf
-        self.max_pending: float = math.inf
-        self.windows: tuple[RateWindow, ...] = ()
-        # Those of the lanes around it, too, and whether one of them has a cost.
-        self.path_windows: tuple[RateWindow, ...] = ()
-        self.has_costs = False
-        self.gate: Gate | None = None
+        # The options, but for those in `inherited`.
         self.adaptive: AdaptiveLimit | None = None
-        self.timeout: float | None = None
-        self.queue_timeout: float | None = None
-        self.retry: Retry | None = None
-        # Whether some lane on the path has a gate or adaptive slots.
-        self.is_guarded = False
-        # Whether its jobs need an `Attempts` when they start, as some lane on the path has a rate,
-        # a gate or adaptive slots; whether one has a bound.
-        self.constrained = self.bounded = False
+        self.slots: float
+        if isinstance(slots, Adaptive):
+            self.adaptive = AdaptiveLimit(slots)
+            self.slots = self.adaptive.limit
+        else:
+            self.slots = slots
+        self.windows = tuple([RateWindow(rate) for rate in rates]) if rates else ()
+        self.gate = None if gate is None else Gate(gate)
 
         # Whether nothing starts any more, whatever is resumed.
-        self.stopped = False
-        self.paused = False
+        self.stopped = self.paused = False
         self.paused_until = self.throttled_until = NEVER
-        self.limit = NO_LIMIT
 
         # Permitted and running jobs.
         self.held = 0
@@ -120,30 +129,19 @@ class LaneState(Member):
         self.idle_waiters: list[Callable[[], object]] | None = None
         # Whether to look, once its last job has ended, for such waiters, and whether it's dropped.
         self.end_is_watched = False
-        if parent is not None:
-            parent.children[self] = None
+        # Whether its jobs need an `Attempts` when they start, as some lane on the path has a rate,
+        # a gate or adaptive slots, or had: jobs may have waits and charges behind them.
+        self.constrained = False
 
-    def configure(
-        self,
-        *,
-        slots: float | Adaptive = math.inf,
-        max_pending: float = math.inf,
-        rates: Iterable[Rate] = (),
-        gate: Callable[[], Awaitable[object]] | None = None,
-        **options: object,
-    ) -> None:
-        """Set the options of a new lane; ``options`` are those that lanes inside inherit."""
-        if isinstance(slots, Adaptive):
-            self.adaptive = AdaptiveLimit(slots)
-            self.slots = self.adaptive.limit
-        else:
-            self.slots = slots
-        self.max_pending = max_pending
-        self.windows = tuple(RateWindow(rate) for rate in rates)
-        self.gate = None if gate is None else Gate(gate)
-        self.options = {name: value for name, value in options.items() if value is not None}
+        if parent is not None:
+            self.runtime = parent.runtime
+            self.transaction = parent.transaction
+            self.thread = parent.thread
+            self.closed = parent.closed
+            self.is_observed = parent.is_observed
+            parent.children[self] = None
         self.apply_options()
-        self.update_limit()
+        self.limit = NO_LIMIT if self.slots == math.inf else int(self.slots)
 
     def path(self) -> Iterator[LaneState]:
         """This lane and those around it, up to the root."""
@@ -165,32 +163,35 @@ class LaneState(Member):
 
     def option(self, name: str) -> Any:
         """An option's value in force: its own, or the nearest one around it; None if it's unset."""
-        return next((lane.options[name] for lane in self.path() if name in lane.options), None)
+        values = (getattr(lane.inherited, name) for lane in self.path())
+        return next((value for value in values if value is not None), None)
 
     def apply_options(self) -> None:
         """Put the options in force, those of the lanes around it included."""
         around: LaneState | type[Outside] = Outside if self.parent is None else self.parent
-        options, windows = self.options, self.windows
-        self.timeout = finite(options.get("timeout", around.timeout))
-        self.queue_timeout = finite(options.get("queue_timeout", around.queue_timeout))
-        self.retry = options.get("retry", around.retry) or None
-        self.path_windows = (*windows, *around.path_windows)
-        self.has_costs = around.has_costs or any(w.rate.cost is not None for w in windows)
-        self.bounded = around.bounded or self.max_pending != math.inf
-        self.is_guarded = around.is_guarded or bool(self.gate or self.adaptive)
-        # It stays so: jobs may have waits and charges behind them.
-        self.constrained = bool(
-            self.constrained
-            or around.constrained
-            or windows
-            or self.is_guarded
-            or self.queue_timeout is not None
-        )
-        needs_care = self.bounded or self.has_costs or self.queue_timeout is not None
+        timeout, queue_timeout, retry = self.inherited
+        timeout = around.timeout if timeout is None else finite(timeout)
+        queue_timeout = around.queue_timeout if queue_timeout is None else finite(queue_timeout)
+        self.timeout, self.queue_timeout = timeout, queue_timeout
+        self.retry = around.retry if retry is None else retry or None
+        self.is_attended = timeout is not None or self.retry is not None
+
+        has_costs = around.has_costs
+        self.path_windows = around.path_windows
+        if windows := self.windows:
+            self.path_windows = windows + around.path_windows
+            for window in windows:
+                if window.rate.cost is not None:
+                    has_costs = True
+        self.has_costs = has_costs
+        self.bounded = bounded = around.bounded or self.max_pending != math.inf
+        needs_care = bounded or has_costs or queue_timeout is not None
         self.fast_path = not (needs_care or self.is_observed)
-        self.is_direct = not (needs_care or self.is_guarded)
-        self.is_plain = self.is_direct and not self.constrained
-        self.is_attended = self.timeout is not None or self.retry is not None
+        is_guarded = self.gate is not None or self.adaptive is not None
+        self.is_direct = is_direct = around.is_direct and not (needs_care or is_guarded)
+        if around.constrained or windows or is_guarded or queue_timeout is not None:
+            self.constrained = True
+        self.is_plain = is_direct and not self.constrained
 
     def is_paused(self) -> bool:
         return self.paused or self.paused_until > NEVER
@@ -203,7 +204,7 @@ class LaneState(Member):
             or self.throttled_until > NEVER
             or (self.gate is not None and self.gate.is_awaited)
         )
-        self.limit = 0 if stopped else int(min(self.slots, NO_LIMIT))
+        self.limit = 0 if stopped else NO_LIMIT if self.slots == math.inf else int(self.slots)
 
     def next_deadline(self) -> float:
         """When to look at it again."""

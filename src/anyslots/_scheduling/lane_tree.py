@@ -236,7 +236,7 @@ class LaneTree:
         parent = node.parent
         if parent is not None and not node.forgotten:
             node.forgotten = True
-            parent.children.pop(node, None)
+            del parent.children[node]
             self.timers.set(node, math.inf)
             parent.succeeded += node.succeeded
             parent.failed += node.failed

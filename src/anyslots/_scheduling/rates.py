@@ -100,12 +100,10 @@ class RateWindow:
         `used` is the sum of both, as exactly as floats add up; 0 if there are none
     """
 
-    __slots__ = ("charges", "heirs", "rate", "reserved", "used")
-
     def __init__(self, rate: Rate) -> None:
         self.rate = rate
         # The windows that have replaced it and count the same charges.
-        self.heirs: list[RateWindow] = []
+        self.heirs: tuple[RateWindow, ...] = ()
         self.charges: deque[Charge] = deque()
         self.reserved: dict[int, Charge] = {}
         self.used: float = 0

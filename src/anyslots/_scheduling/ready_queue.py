@@ -11,13 +11,11 @@ class Member:
 
     __slots__ = ("is_ready", "next", "prev", "priority")
 
+    priority: float
+    is_ready: bool
     # Its neighbours in the ring of its priority, while it's ready.
     next: Any
     prev: Any
-
-    def __init__(self, priority: float) -> None:
-        self.priority = priority
-        self.is_ready = False
 
 
 class ReadyQueue:
@@ -31,8 +29,6 @@ class ReadyQueue:
         each priority in `rings` has just one entry in the heap `priorities`, and the other way
         there are at most `2 * count + 33` rings when one is added
     """
-
-    __slots__ = ("count", "first", "priorities", "rings")
 
     def __init__(self) -> None:
         self.count = 0
