@@ -12,9 +12,10 @@ from types import coroutine
 from typing import TYPE_CHECKING, Any
 
 import anyio
+from anyio._backends import _asyncio as anyio_asyncio
 
 from .._scheduling.job import Job
-from .backend import JobScope, Parked
+from .backend import JobScope, Parked, Scope
 from .cancel_once import OnceScope
 
 if TYPE_CHECKING:
@@ -108,6 +109,9 @@ class AsyncioBackend:
 
     def park(self) -> Parked:
         return _AsyncioParked(self._loop.create_future())
+
+    def cancel_scope(self) -> Scope:
+        return anyio_asyncio.CancelScope()
 
     def job_scope(self) -> JobScope:
         return OnceScope(_current_task())

@@ -16,7 +16,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import anyio
 from anyio._backends import _asyncio as anyio_asyncio
 
 from .exceptions import connected, get_traceback
@@ -36,8 +35,9 @@ class OnceScope:
     def __init__(self, task: asyncio.Task[Any]) -> None:
         self._task = task
         self._loop = task.get_loop()
-        self._outer = anyio.CancelScope()
-        self._inner = anyio.CancelScope()
+        # Those of its backend: `anyio.CancelScope` looks for that each time, and makes them twice.
+        self._outer = anyio_asyncio.CancelScope()
+        self._inner = anyio_asyncio.CancelScope()
         # Whether it was cancelled, and whether a cancellation is under way.
         self.is_spent = self.is_pending = False
         # How often the outer scope had cancelled it, before a cancellation that's under way; and
@@ -123,7 +123,7 @@ class OnceScope:
         step of the job: it's never between two calls of `suspend` and `look`. There's no public way
         to that number. `Task.cancelling` counts timeouts of the job's, too.
         """
-        return self._outer._pending_uncancellations or 0  # type: ignore[attr-defined]  # noqa: SLF001
+        return self._outer._pending_uncancellations or 0  # noqa: SLF001
 
     def look(self) -> None:
         """If a cancellation was delivered, shield the job from another one."""

@@ -7,9 +7,6 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Generic, TypeVar, final
 
-import anyio
-import anyio.lowlevel
-
 from .._errors import ExecutorClosed, JobCancelled
 from .._scheduling.job import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED, Failure, Job, Status
 from .._scheduling.wait_queue import Waiter
@@ -60,7 +57,7 @@ class Occupation(Lender, Generic[F]):
         self._former: Job[Any] | None = None
         self._waiter: TaskWaiter | None = None
         self._was_woken = False
-        self._scope = anyio.CancelScope()
+        self._scope = runtime.backend.cancel_scope()
         self.was_asked = False
         self._reason: str | None = None
 

@@ -11,7 +11,7 @@ import trio
 from trio import lowlevel
 
 from .._scheduling.job import Job
-from .backend import JobScope, Parked
+from .backend import JobScope, Parked, Scope
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -75,6 +75,9 @@ class TrioBackend:
 
     def park(self) -> Parked:
         return _TrioParked()
+
+    def cancel_scope(self) -> Scope:
+        return trio.CancelScope()
 
     def job_scope(self) -> JobScope:
         return _TrioScope(lowlevel.current_task())
