@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -86,6 +86,15 @@ async def queue_up() -> AsyncIterator[Executor]:
 async def ticks(count: int) -> None:
     for _ in range(count):
         await checkpoint()
+
+
+async def in_turn(delay: int, first: Callable[[], object], second: Callable[[], object]) -> None:
+    """Call both, the second one so many ticks after the first; before it if that's negative."""
+    if delay < 0:
+        first, second, delay = second, first, -1 - delay
+    first()
+    await ticks(delay)
+    second()
 
 
 async def all_blocked() -> None:
