@@ -10,112 +10,21 @@ import subprocess
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
 import pytest
 from anyio import to_thread
 from anyio.lowlevel import checkpoint
-from jobs import Boom, all_blocked, give
-from virtual_time import VIRTUAL_BACKENDS, run_in_virtual_time
+from jobs import Boom, Crew, all_blocked, call_in_thread, counts, fail, give, ticks
+from virtual_time import virtual
 
 from anyslots import Executor, ExecutorClosed, Future, JobCancelled, Statistics, gather
 
-pytestmark = pytest.mark.anyio
+run_anywhere = pytest.mark.anyio
 
-POLICIES = ("hold", "cancel", "log")
-
-
-class Cleanup:
-    """Jobs that run until they're cancelled, and then clean up until they're released."""
-
-    def __init__(self) -> None:
-        self.release = anyio.Event()
-        self.begun = self.ended = 0
-
-    async def __call__(self) -> None:
-        try:
-            await anyio.sleep_forever()
-        finally:
-            self.begun += 1
-            with anyio.CancelScope(shield=True):
-                await self.release.wait()
-            self.ended += 1
-
-
-# Entering.
-
-
-def test_executor_is_constructed_outside_an_event_loop(anyio_backend: Any) -> None:
-    """An executor can be made before there's an event loop, and entered in one."""
-    executor = Executor(2, name="early")
-    assert executor.slots == 2
-    assert executor.statistics().submitted == 0
-
-    async def main() -> int:
-        async with executor:
-            return await executor.submit(give, 1)
-
-    name, options = anyio_backend
-    assert anyio.run(main, backend=name, backend_options=options) == 1
-
-
-async def test_entering_gives_the_executor() -> None:
-    executor = Executor(1)
-    async with executor as entered:
-        assert entered is executor
-
-
-async def test_entering_again_inside_the_block_is_an_error() -> None:
-    """Entering an executor that is open raises a `RuntimeError`, and leaves it open."""
-    async with Executor(1) as executor:
-        with pytest.raises(RuntimeError, match="once"):
-            async with executor:
-                pytest.fail("entered")
-        assert await executor.submit(give, 1) == 1
-
-
-async def test_entering_again_after_the_block_is_an_error() -> None:
-    """An executor that has ended can't be entered again."""
-    async with Executor(1) as executor:
-        pass
-    with pytest.raises(RuntimeError, match="once"):
-        async with executor:
-            pytest.fail("entered")
-    with pytest.raises(ExecutorClosed):
-        executor.submit(give)
-
-
-def test_entering_outside_an_event_loop_is_an_error() -> None:
-    """Without an event loop, entering raises a `RuntimeError`, and may be tried again in one."""
-    executor = Executor(1)
-    entering = executor.__aenter__()
-    with pytest.raises(RuntimeError, match="event loop"):
-        entering.send(None)  # type: ignore[attr-defined]
-    assert "not entered" in repr(executor)
-
-    async def main() -> int:
-        async with executor:
-            return await executor.submit(give, 1)
-
-    assert anyio.run(main) == 1
-
-
-def test_plain_with_is_an_error() -> None:
-    """An executor is no synchronous context manager."""
-    with pytest.raises((TypeError, AttributeError)), Executor(1):  # type: ignore[attr-defined]
-        pytest.fail("entered")
-
-
-@pytest.mark.parametrize("what", ["close", "cancel", "join", "shutdown"])
-async def test_before_entering_there_is_nothing_to_end(what: str) -> None:
-    """Ending jobs of an executor that isn't entered is a `RuntimeError` that says what to do."""
-    executor = Executor(1)
-    with pytest.raises(RuntimeError, match="async with"):
-        await call(executor, what)
-    async with executor:
-        assert await executor.submit(give, 1) == 1
+each_policy = pytest.mark.parametrize("on_error", ["hold", "cancel", "log"])
+each_wait = pytest.mark.parametrize("what", ["join", "shutdown"])
 
 
 async def call(executor: Executor, what: str) -> None:
@@ -124,65 +33,69 @@ async def call(executor: Executor, what: str) -> None:
         await result
 
 
-@pytest.mark.parametrize("what", ["close", "cancel", "join", "shutdown"])
-async def test_another_thread_may_not_end_anything(what: str) -> None:
-    """From another thread, these are a `RuntimeError`, and change nothing."""
+async def submit_after(event: anyio.Event, executor: Executor, value: object = None) -> Any:
+    """A job that submits another one once it may."""
+    await event.wait()
+    return executor.submit(give, value)
 
-    def from_thread() -> None:
-        result = getattr(executor, what)()
-        try:
-            result.send(None)
-        finally:
-            result.close()
 
+# Entering.
+
+
+def test_an_executor_made_outside_an_event_loop_is_entered_in_one(anyio_backend: Any) -> None:
+    executor = Executor(2, name="early")
+    assert (executor.slots, executor.name) == (2, "early")
+    assert Executor(math.inf).name is None
+    with pytest.raises(RuntimeError, match="event loop"):
+        executor.__aenter__().send(None)  # type: ignore[attr-defined]
+    with pytest.raises((TypeError, AttributeError)), executor:  # type: ignore[attr-defined]
+        pytest.fail("entered")
+
+    async def main() -> int:
+        for what in ("close", "cancel", "join", "shutdown"):
+            with pytest.raises(RuntimeError, match="async with"):
+                await call(executor, what)
+        async with executor as entered:
+            assert entered is executor
+            return await executor.submit(give, 1)
+
+    name, options = anyio_backend
+    assert anyio.run(main, backend=name, backend_options=options) == 1
+
+
+@run_anywhere
+async def test_an_executor_is_entered_only_once() -> None:
     async with Executor(1) as executor:
+        with pytest.raises(RuntimeError, match="once"):
+            await executor.__aenter__()
+        assert await executor.submit(give, 1) == 1
+    with pytest.raises(RuntimeError, match="once"):
+        await executor.__aenter__()
+    with pytest.raises(ExecutorClosed):
+        executor.submit(give)
+
+
+@run_anywhere
+async def test_another_thread_may_read_and_not_end_anything() -> None:
+    def read() -> tuple[object, ...]:
+        return executor.statistics(), executor.slots, executor.name, repr(executor)
+
+    async with Executor(2, name="read") as executor:
         future = executor.submit(anyio.sleep_forever)
-        with pytest.raises(RuntimeError, match="thread"):
-            await to_thread.run_sync(from_thread)
-        assert not future.done()
+        await all_blocked()
+        for what in ("close", "cancel", "join", "shutdown"):
+            with pytest.raises(RuntimeError, match="thread"):
+                await call_in_thread(getattr(executor, what))
+        assert future.running()
+        assert await to_thread.run_sync(read) == read()
         future.cancel()
         assert await executor.submit(give, 1) == 1
-
-
-async def test_another_thread_may_read() -> None:
-    """Counts, slots, name and `repr` can be read in any thread."""
-    async with Executor(2, name="read") as executor:
-        event = anyio.Event()
-        executor.submit(event.wait)
-        await all_blocked()
-
-        def read() -> tuple[object, ...]:
-            return executor.statistics(), executor.slots, executor.name, repr(executor)
-
-        assert await to_thread.run_sync(read) == read()
-        event.set()
 
 
 # Leaving.
 
 
-async def test_leaving_waits_for_everything() -> None:
-    """The block ends when every queued and running job has ended."""
-    ended = []
-
-    async def job(number: int) -> None:
-        for _ in range(number % 4):
-            await checkpoint()
-        ended.append(number)
-
-    async with Executor(3) as executor:
-        futures = [executor.submit(job, number) for number in range(20)]
-    assert sorted(ended) == list(range(20))
-    assert all(future.done() for future in futures)
-
-
-async def test_leaving_an_unused_executor() -> None:
-    """A block without jobs ends at once."""
-    with anyio.fail_after(5):
-        async with Executor(1):
-            pass
-
-
+@run_anywhere
 async def test_submitting_is_possible_while_the_block_waits() -> None:
     """Not just jobs: other tasks and callbacks, too, may submit until the last job has ended."""
     events = [anyio.Event(), anyio.Event()]
@@ -204,111 +117,109 @@ async def test_submitting_is_possible_while_the_block_waits() -> None:
         assert executor.statistics().succeeded == 3
 
 
-async def test_nothing_of_the_block_is_left() -> None:
-    """When the block has ended no task of it is left, and no code of its jobs runs."""
+@run_anywhere
+@each_policy
+async def test_a_body_that_raises_cancels_the_jobs_and_waits_for_them(on_error: Any) -> None:
+    begun, ended, released = [], [], anyio.Event()
+
+    async def job() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            begun.append(True)
+            with anyio.CancelScope(shield=True):
+                await released.wait()
+            ended.append(True)
+
+    async def release() -> None:
+        await ticks(20)
+        assert (len(begun), ended) == (2, [])
+        released.set()
+
     before = {task.id for task in anyio.get_running_tasks()}
-    cleanup = Cleanup()
-    cleanup.release.set()
-    with pytest.raises(Boom):
-        async with Executor(5) as executor:
-            for _ in range(10):
-                executor.submit(cleanup)
-                executor.submit(give)
-            await all_blocked()
-            raise Boom
-    assert cleanup.begun == cleanup.ended == 5
+    async with anyio.create_task_group() as tg:
+        with pytest.raises(Boom):
+            async with Executor(2, on_error=on_error) as executor:
+                futures: list[Future[Any]] = [executor.submit(job) for _ in range(4)]
+                futures.append(executor.submit(give))
+                await all_blocked()
+                tg.start_soon(release)
+                raise Boom
+        assert len(ended) == 2
+    for future in futures:
+        with pytest.raises(JobCancelled, match=r"cancelled: .*executor"):
+            future.result()
+    assert counts(executor) == (0, 0, 0, 0, 0, 5)
     await all_blocked()
     assert {task.id for task in anyio.get_running_tasks()} == before
 
 
-@pytest.mark.parametrize("on_error", POLICIES)
-async def test_body_that_raises_cancels_the_jobs_and_waits_for_them(on_error: Any) -> None:
-    cleanup = Cleanup()
-    async with anyio.create_task_group() as tg:
-        with pytest.raises(Boom):
-            async with Executor(2, on_error=on_error) as executor:
-                futures = [executor.submit(cleanup) for _ in range(4)]
-                await all_blocked()
-                tg.start_soon(release_when_all_clean_up, cleanup, 2)
-                raise Boom
-        assert cleanup.ended == 2
-        assert all(future.cancelled() for future in futures)
-        assert executor.statistics().cancelled == 4
+# Cancelling all jobs, and joining.
 
 
-async def release_when_all_clean_up(cleanup: Cleanup, number: int) -> None:
-    for _ in range(20):
-        await checkpoint()
-    begun, ended = cleanup.begun, cleanup.ended
-    cleanup.release.set()
-    assert (begun, ended) == (number, 0)
-
-
-async def test_jobs_are_told_why_they_were_cancelled() -> None:
-    """Whoever asks a job that the end of its block has cancelled learns that."""
-    with pytest.raises(Boom):
-        async with Executor(1) as executor:
-            futures = [executor.submit(anyio.sleep_forever) for _ in range(2)]
-            await all_blocked()
-            raise Boom
-    for future in futures:
-        with pytest.raises(JobCancelled, match=r"cancelled: .*executor"):
-            future.result()
-
-
-# Cancelling all jobs.
-
-
+@run_anywhere
 async def test_cancel_of_an_idle_executor_is_nothing() -> None:
     """Without jobs `cancel` does nothing, however often; the next job isn't touched by it."""
     async with Executor(1) as executor:
         executor.cancel()
         await all_blocked()
-        executor.cancel()
-        assert await executor.submit(give, 1) == 1
-        executor.cancel()
-        assert await executor.submit(give, 2) == 2
+        for value in (1, 2):
+            executor.cancel()
+            assert await executor.submit(give, value) == value
 
 
-# Joining.
-
-
-async def test_join_returns_when_nothing_is_queued_or_running() -> None:
-    """`join` waits for all jobs, those that they submit included; the executor stays open."""
-    ended = []
+@run_anywhere
+async def test_join_waits_for_jobs_of_jobs_and_raises_nothing_for_them() -> None:
+    """Any number of tasks may join at once; the executor stays open."""
+    released = anyio.Event()
+    ended, joined = [], []
 
     async def job(depth: int) -> None:
-        await checkpoint()
+        await released.wait()
         if depth:
             executor.submit(job, depth - 1)
         ended.append(depth)
 
-    async with Executor(2) as executor:
+    async def join() -> None:
+        await executor.join()
+        joined.append(len(ended))
+
+    async with Executor(2) as executor, anyio.create_task_group() as tg:
+        failed = executor.submit(fail)
         for _ in range(3):
             executor.submit(job, 2)
+            tg.start_soon(join)
+        await all_blocked()
+        assert joined == []
+        released.set()
         await executor.join()
         assert len(ended) == 9
+        assert isinstance(failed.exception(), Boom)
         assert await executor.submit(give, 1) == 1
-        await executor.join()
+    assert joined == [9, 9, 9]
 
 
-@pytest.mark.parametrize("state", ["unused", "idle", "closed", "ended"])
-async def test_join_returns_at_once_when_there_is_nothing(state: str) -> None:
-    """Where nothing is queued or running `join` returns after a checkpoint."""
+@run_anywhere
+async def test_join_and_shutdown_return_at_once_when_there_is_nothing() -> None:
     async with Executor(1) as executor:
-        if state == "idle":
+        with anyio.fail_after(5):
+            await executor.join()
             await executor.submit(give)
-        if state == "closed":
-            executor.close()
-        if state != "ended":
-            with anyio.fail_after(5):
-                await executor.join()
+            await executor.join()
+            await executor.shutdown()
+            await executor.join()
+            await executor.shutdown(grace=0)
+        with pytest.raises(ExecutorClosed):
+            executor.submit(give)
     with anyio.fail_after(5):
         await executor.join()
+        await executor.shutdown()
+        await executor.shutdown(grace=1)
 
 
+@run_anywhere
 @pytest.mark.parametrize("busy", [False, True])
-@pytest.mark.parametrize("what", ["join", "shutdown"])
+@each_wait
 async def test_waiting_for_the_end_is_a_checkpoint(what: str, busy: bool) -> None:
     """`join` and `shutdown` notice a cancellation even when there's nothing to wait for."""
     async with Executor(1) as executor:
@@ -322,55 +233,32 @@ async def test_waiting_for_the_end_is_a_checkpoint(what: str, busy: bool) -> Non
         executor.cancel()
 
 
-async def test_several_tasks_may_join() -> None:
-    """Any number of tasks may wait in `join` at once."""
-    joined = []
-
-    async def joiner() -> None:
-        await executor.join()
-        joined.append(True)
-
-    event = anyio.Event()
-    async with Executor(1) as executor, anyio.create_task_group() as tg:
-        executor.submit(event.wait)
-        for _ in range(3):
-            tg.start_soon(joiner)
-        await all_blocked()
-        assert not joined
-        event.set()
-    assert len(joined) == 3
-
-
-@pytest.mark.parametrize("what", ["join", "shutdown"])
-@pytest.mark.parametrize("turns", [0, 1])
-async def test_job_may_not_wait_for_its_own_end(what: str, turns: int) -> None:
-    """`join` and `shutdown` inside one of the executor's own jobs are a `RuntimeError`."""
+@run_anywhere
+@pytest.mark.parametrize("where", ["first step", "later step", "task"])
+@each_wait
+async def test_a_job_may_not_wait_for_its_own_end(what: str, where: str, loop_name: str) -> None:
+    """Nor may a job that is an asyncio task."""
 
     async def job() -> None:
-        for _ in range(turns):
+        if where != "first step":
             await checkpoint()
-        await call(executor, what)
+        with anyio.fail_after(1):
+            await call(executor, what)
 
+    fn: Any = job
+    if where == "task":
+        if loop_name == "trio":
+            return
+        fn = lambda: asyncio.create_task(job())  # noqa: E731
     async with Executor(2) as executor:
         with pytest.raises(RuntimeError, match="wait for itself"):
-            await executor.submit(job)
+            await executor.submit(fn)
         assert "open" in repr(executor)
         assert await executor.submit(give, 1) == 1
 
 
-@pytest.mark.usefixtures("asyncio_only")
-@pytest.mark.parametrize("what", ["join", "shutdown"])
-async def test_job_that_is_a_task_may_not_wait_for_its_own_end(what: str) -> None:
-    async def job() -> None:
-        with anyio.fail_after(1):
-            await call(executor, what)
-
-    async with Executor(2) as executor:
-        with pytest.raises(RuntimeError, match="wait for itself"):
-            await executor.submit(lambda: asyncio.create_task(job()))
-
-
-async def test_job_may_join_another_executor() -> None:
+@run_anywhere
+async def test_a_job_may_join_another_executor() -> None:
     async def job() -> int:
         async with Executor(1) as inner:
             inner.submit(give)
@@ -384,59 +272,35 @@ async def test_job_may_join_another_executor() -> None:
         assert await executor.submit(job) == 1
 
 
-async def test_failed_jobs_do_not_disturb_join() -> None:
-    """`join` raises nothing for the jobs that it waits for."""
-
-    async def fail() -> None:
-        raise Boom
-
-    async with Executor(1) as executor:
-        future = executor.submit(fail)
-        await executor.join()
-        assert isinstance(future.exception(), Boom)
+# Closing and shutting down.
 
 
-# Closing.
-
-
-async def test_close_lets_what_is_queued_run() -> None:
-    """After `close` nothing more is taken, and what was queued runs as usual."""
-    async with Executor(1) as executor:
-        futures = [executor.submit(give, number) for number in range(5)]
-        executor.close()
-        with pytest.raises(ExecutorClosed):
-            executor.submit(give)
-        assert await gather(*futures) == [0, 1, 2, 3, 4]
-
-
-async def test_close_refuses_jobs_of_jobs_too() -> None:
-    """Unlike `shutdown` with its grace, `close` refuses what jobs submit themselves."""
+@run_anywhere
+@pytest.mark.parametrize("shut_down", [False, True])
+async def test_close_refuses_all_jobs_and_lets_what_is_queued_run(shut_down: bool) -> None:
+    """Jobs of jobs are refused, too, also in a `shutdown` that comes after."""
     event = anyio.Event()
-
-    async def job() -> None:
-        await event.wait()
-        executor.submit(give)
-
-    async with Executor(1) as executor:
-        future = executor.submit(job)
+    async with Executor(1) as executor, anyio.create_task_group() as tg:
+        refused = executor.submit(submit_after, event, executor)
+        futures = [executor.submit(give, number) for number in range(5)]
         await all_blocked()
         executor.close()
+        executor.close()
+        if shut_down:
+            tg.start_soon(executor.shutdown)
+            await all_blocked()
+        with pytest.raises(ExecutorClosed):
+            executor.submit(give)
         event.set()
         with pytest.raises(ExecutorClosed):
-            await future
-
-
-async def test_closing_again_is_nothing() -> None:
-    """`close` may be called again, and after the block."""
-    async with Executor(1) as executor:
-        executor.close()
-        executor.close()
-        assert "closed" in repr(executor)
+            await refused
+        assert await gather(*futures) == [0, 1, 2, 3, 4]
     executor.close()
     assert "ended" in repr(executor)
 
 
-async def test_closed_executor_can_be_cancelled() -> None:
+@run_anywhere
+async def test_a_closed_executor_can_be_cancelled() -> None:
     async with Executor(1) as executor:
         futures = [executor.submit(anyio.sleep_forever) for _ in range(3)]
         await all_blocked()
@@ -447,66 +311,26 @@ async def test_closed_executor_can_be_cancelled() -> None:
     assert all(future.cancelled() for future in futures)
 
 
-# Shutting down.
-
-
-async def test_shutdown_of_an_idle_executor() -> None:
-    """With nothing to do `shutdown` returns at once, and the executor is closed."""
-    async with Executor(1) as executor:
-        with anyio.fail_after(5):
-            await executor.shutdown()
-        with pytest.raises(ExecutorClosed):
-            executor.submit(give)
-
-
-async def test_shutdown_lets_the_jobs_finish() -> None:
-    """Without a grace `shutdown` waits for what is queued and running, as long as it takes."""
-    async with Executor(1) as executor:
-        futures = [executor.submit(give, number) for number in range(5)]
-        await executor.shutdown()
-        assert [future.result() for future in futures] == [0, 1, 2, 3, 4]
-
-
-async def test_shutdown_again_and_after_the_block() -> None:
-    async with Executor(1) as executor:
-        executor.submit(give)
-        await executor.shutdown()
-        await executor.shutdown(grace=0)
-    with anyio.fail_after(5):
-        await executor.shutdown()
-        await executor.shutdown(grace=1)
-
-
-async def test_shutdown_of_a_closed_executor() -> None:
-    """After `close`, `shutdown` waits for the queued jobs, and goes on refusing the jobs' own."""
-
-    async def job() -> None:
-        await event.wait()
-        executor.submit(give)
-
-    event = anyio.Event()
-    async with Executor(1) as executor, anyio.create_task_group() as tg:
-        future = executor.submit(job)
-        executor.close()
-        tg.start_soon(executor.shutdown)
-        await all_blocked()
-        event.set()
-        with pytest.raises(ExecutorClosed):
-            await future
-
-
-async def test_shutdown_takes_the_submissions_of_jobs_only() -> None:
-    """During the grace jobs may submit, and so may their callbacks; nobody else may."""
+@run_anywhere
+async def test_shutdown_takes_the_submissions_of_jobs_only(loop_name: str) -> None:
+    """Those of a job's child tasks and callbacks, too, and of an asyncio task that is a job."""
     event = anyio.Event()
     children: list[Future[int]] = []
 
-    async def job() -> None:
-        await event.wait()
-        children.append(executor.submit(give, 1))
+    async def submit(value: int) -> None:
+        children.append(await submit_after(event, executor, value))
 
-    async with Executor(1) as executor, anyio.create_task_group() as tg:
-        future = executor.submit(job)
-        future.add_done_callback(lambda _: children.append(executor.submit(give, 2)))
+    async def in_child() -> None:
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(submit, 2)
+
+    fns: list[Any] = [lambda: submit(1), in_child]
+    if loop_name != "trio":
+        fns.append(lambda: asyncio.create_task(submit(3)))
+    async with Executor(len(fns)) as executor, anyio.create_task_group() as tg:
+        futures = [executor.submit(fn) for fn in fns]
+        futures[0].add_done_callback(lambda _: children.append(executor.submit(give, 0)))
+        executor.submit(give, 4)
         tg.start_soon(executor.shutdown)
         await all_blocked()
         with pytest.raises(ExecutorClosed):
@@ -515,354 +339,190 @@ async def test_shutdown_takes_the_submissions_of_jobs_only() -> None:
         await executor.join()
         with pytest.raises(ExecutorClosed):
             executor.submit(give)
-    assert [child.result() for child in children] == [1, 2]
+    assert sorted(child.result() for child in children) == [*range(len(fns) + 1)]
+    assert executor.statistics().succeeded == 2 * len(fns) + 2
 
 
-async def test_shutdown_takes_what_a_child_task_of_a_job_submits() -> None:
-    """A job's submissions are its own whichever of its tasks makes them."""
-    event = anyio.Event()
-    children: list[Future[int]] = []
-
-    async def child() -> None:
-        await event.wait()
-        children.append(executor.submit(give, 1))
-
-    async def job() -> None:
-        async with anyio.create_task_group() as tg:
-            tg.start_soon(child)
-
-    async with Executor(1) as executor, anyio.create_task_group() as tg:
-        future = executor.submit(job)
-        tg.start_soon(executor.shutdown)
-        await all_blocked()
-        event.set()
-        await future
-    assert [child.result() for child in children] == [1]
-
-
-@pytest.mark.usefixtures("asyncio_only")
-async def test_shutdown_takes_what_a_job_that_is_a_task_submits() -> None:
-    event = anyio.Event()
-
-    async def job() -> int:
-        await event.wait()
-        return await executor.submit(give, 1)
-
-    async with Executor(2) as executor, anyio.create_task_group() as tg:
-        future = executor.submit(lambda: asyncio.create_task(job()))
-        tg.start_soon(executor.shutdown)
-        await all_blocked()
-        event.set()
-        assert await future == 1
-
-
+@run_anywhere
 async def test_shutdown_without_grace_time_cancels_at_once() -> None:
-    """With a grace of 0 what runs is cancelled at once, and what is queued never runs."""
-    ran = []
-
-    async def job() -> None:
-        ran.append(True)
-        await anyio.sleep_forever()
-
-    async with Executor(1) as executor:
-        futures = [executor.submit(job), executor.submit(job)]
-        await all_blocked()
-        with anyio.fail_after(5):
-            await executor.shutdown(grace=0)
-        for future in futures:
-            with pytest.raises(JobCancelled, match="shut down"):
-                future.result()
-    assert len(ran) == 1
-
-
-async def test_errors_after_shutdown_are_raised_by_the_block() -> None:
-    async def fail() -> None:
-        raise Boom
-
+    """What is queued never runs; the body goes on, and an error of before isn't lost."""
+    crew, went_on = Crew(), False
     with pytest.RaisesGroup(Boom):
         async with Executor(1) as executor:
             executor.submit(fail)
-            await executor.shutdown()
+            futures = [executor.submit(crew.job) for _ in range(2)]
+            await all_blocked()
+            with anyio.fail_after(5):
+                await executor.shutdown(grace=0)
+            for future in futures:
+                with pytest.raises(JobCancelled, match="shut down"):
+                    future.result()
+            await checkpoint()
+            went_on = True
+    assert went_on
+    assert len(crew.begun) == 1
 
 
-async def test_body_goes_on_after_shutdown() -> None:
-    steps = []
+class Log(list[Any]):
+    """What happens, and when."""
+
+    def note(self, what: str) -> None:
+        self.append((what, anyio.current_time()))
+
+    async def sleep(self, seconds: float) -> None:
+        """A job that takes so long."""
+        try:
+            await anyio.sleep(seconds)
+            self.note("done")
+        except anyio.get_cancelled_exc_class():
+            self.note("cancelled")
+            raise
+
+    async def shutdown(self, executor: Executor, grace: float | None) -> None:
+        await executor.shutdown(grace)
+        self.note(f"shut down by {grace}")
+
+
+@virtual
+@pytest.mark.parametrize("grace", [4, 10, math.inf, None])
+async def test_what_does_not_end_within_the_grace_is_cancelled(grace: float | None) -> None:
+    """`shutdown` returns as soon as the last job has ended; what's queued then never runs."""
+    log = Log()
     async with Executor(1) as executor:
-        executor.submit(anyio.sleep_forever)
-        await executor.shutdown(grace=0)
-        await checkpoint()
-        steps.append("after")
-    assert steps == ["after"]
+        for seconds in (3, 5, 1):
+            executor.submit(log.sleep, seconds)
+        await log.shutdown(executor, grace)
+    rest, end = ([("cancelled", 4)], 4) if grace == 4 else ([("done", 8), ("done", 9)], 9)
+    assert log == [("done", 3), *rest, (f"shut down by {grace}", end)]
 
 
-async def sleep_and_tell(seconds: float, log: list[object]) -> None:
-    try:
-        await anyio.sleep(seconds)
-        log.append(("done", anyio.current_time()))
-    except anyio.get_cancelled_exc_class():
-        log.append(("cancelled", anyio.current_time()))
-        raise
+@virtual
+@pytest.mark.parametrize("limit", ["grace", "timeout"])
+async def test_unwinding_may_take_longer_than_the_grace(limit: str) -> None:
+    """It's waited for, but what it submits is refused; a timeout around it ends the grace."""
+    log = Log()
+
+    async def job() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with pytest.raises(ExecutorClosed):
+                executor.submit(give)
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(5)
+            log.note("unwound")
+
+    async with Executor(2) as executor:
+        executor.submit(job)
+        executor.submit(job)
+        with anyio.move_on_after(2 if limit == "timeout" else math.inf) as scope:
+            await executor.shutdown(grace=2 if limit == "grace" else None)
+        assert scope.cancelled_caught == (limit == "timeout")
+        log.note("shut down")
+    assert log == [("unwound", 7), ("unwound", 7), ("shut down", 7)]
 
 
-@pytest.mark.parametrize("backend", VIRTUAL_BACKENDS)
-class TestGrace:
-    """What `shutdown` does when, in virtual time."""
+@virtual
+async def test_jobs_of_jobs_share_the_grace() -> None:
+    log = Log()
 
-    def run(self, backend: str, main: Callable[[list[object]], Awaitable[None]]) -> list[object]:
-        log: list[object] = []
-        run_in_virtual_time(backend, main, log)
-        return log
+    async def job() -> None:
+        await log.sleep(2)
+        executor.submit(job)
 
-    def test_jobs_that_end_within_the_grace(self, backend: str) -> None:
-        """`shutdown` returns as soon as the last job has ended."""
+    async with Executor(1) as executor:
+        executor.submit(job)
+        await executor.shutdown(grace=5)
+    assert log == [("done", 2), ("done", 4), ("cancelled", 5)]
+    assert executor.statistics().submitted == 3
 
-        async def main(log: list[object]) -> None:
-            async with Executor(1) as executor:
-                for seconds in (1, 2, 3):
-                    executor.submit(sleep_and_tell, seconds, log)
-                await executor.shutdown(grace=10)
-                log.append(anyio.current_time())
 
-        assert self.run(backend, main) == [("done", 1), ("done", 3), ("done", 6), 6]
+@virtual
+@pytest.mark.parametrize("leaving", [False, True])
+async def test_a_shutdown_from_elsewhere_limits_another_and_a_block_that_is_left(leaving) -> None:
+    """The jobs end with the shorter grace, and all that wait for them go on then."""
+    log = Log()
 
-    def test_jobs_that_do_not_end_within_the_grace(self, backend: str) -> None:
-        """When the grace is over the rest is cancelled; what is queued never runs."""
+    async def shut_down_later() -> None:
+        await anyio.sleep(1)
+        await log.shutdown(executor, 2)
 
-        async def main(log: list[object]) -> None:
-            async with Executor(1) as executor:
-                for seconds in (3, 5, 1):
-                    executor.submit(sleep_and_tell, seconds, log)
-                await executor.shutdown(grace=4)
-                log.append(anyio.current_time())
-
-        assert self.run(backend, main) == [("done", 3), ("cancelled", 4), 4]
-
-    def test_unwinding_takes_longer_than_the_grace(self, backend: str) -> None:
-        """The grace limits the jobs, not their cleanup, which is waited for."""
-
-        async def job(log: list[object]) -> None:
-            try:
-                await anyio.sleep_forever()
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await anyio.sleep(5)
-                log.append(("unwound", anyio.current_time()))
-
-        async def main(log: list[object]) -> None:
-            async with Executor(2) as executor:
-                executor.submit(job, log)
-                executor.submit(job, log)
-                await executor.shutdown(grace=2)
-                log.append(anyio.current_time())
-
-        assert self.run(backend, main) == [("unwound", 7), ("unwound", 7), 7]
-
-    def test_jobs_of_jobs_share_the_grace(self, backend: str) -> None:
-        """What jobs submit during the grace runs, until the same grace is over."""
-
-        async def job(log: list[object], executor: Executor) -> None:
-            await anyio.sleep(2)
-            log.append(anyio.current_time())
-            executor.submit(job, log, executor)
-
-        async def main(log: list[object]) -> None:
-            async with Executor(1) as executor:
-                executor.submit(job, log, executor)
-                await executor.shutdown(grace=5)
-                log.append(("shut down", anyio.current_time()))
-                assert executor.statistics().submitted == 3
-
-        assert self.run(backend, main) == [2, 4, ("shut down", 5)]
-
-    def test_submissions_after_the_grace_are_refused(self, backend: str) -> None:
-        async def job(log: list[object], executor: Executor) -> None:
-            try:
-                await anyio.sleep_forever()
-            finally:
-                try:
-                    executor.submit(give)
-                except ExecutorClosed:
-                    log.append("refused")
-
-        async def main(log: list[object]) -> None:
-            async with Executor(1) as executor:
-                executor.submit(job, log, executor)
-                await executor.shutdown(grace=5)
-
-        assert self.run(backend, main) == ["refused"]
-
-    def test_endless_grace(self, backend: str) -> None:
-        """With an infinite grace, as with None, `shutdown` waits as long as it takes."""
-
-        async def main(log: list[object]) -> None:
-            async with Executor(1) as executor:
-                executor.submit(sleep_and_tell, 1000, log)
-                await executor.shutdown(grace=math.inf)
-
-        assert self.run(backend, main) == [("done", 1000)]
-
-    def test_second_shutdown_shortens_the_grace(self, backend: str) -> None:
-        """A second call with less grace ends the jobs sooner, and both calls return then."""
-
-        async def shutdown(executor: Executor, grace: float | None, log: list[object]) -> None:
-            await executor.shutdown(grace)
-            log.append(("shut down", grace, anyio.current_time()))
-
-        async def main(log: list[object]) -> None:
-            async with Executor(1) as executor, anyio.create_task_group() as tg:
-                executor.submit(sleep_and_tell, 100, log)
-                tg.start_soon(shutdown, executor, None, log)
-                await anyio.sleep(1)
-                tg.start_soon(shutdown, executor, 2, log)
-            log.append(anyio.current_time())
-
-        log = self.run(backend, main)
-        assert log[0] == ("cancelled", 3)
-        assert sorted(log[1:3], key=str) == [("shut down", 2, 3), ("shut down", None, 3)]
-        assert log[3] == 3
-
-    def test_shutdown_while_the_block_is_left(self, backend: str) -> None:
-        """A `shutdown` from elsewhere, as for a signal, limits a block that is being left."""
-
-        async def stop(executor: Executor) -> None:
-            await anyio.sleep(1)
-            await executor.shutdown(grace=2)
-
-        async def main(log: list[object]) -> None:
-            async with anyio.create_task_group() as tg:
-                async with Executor(1) as executor:
-                    executor.submit(sleep_and_tell, 100, log)
-                    executor.submit(sleep_and_tell, 100, log)
-                    tg.start_soon(stop, executor)
-                log.append(anyio.current_time())
-
-        assert self.run(backend, main) == [("cancelled", 3), 3]
-
-    def test_time_limit_around_shutdown(self, backend: str) -> None:
-        async def job(log: list[object]) -> None:
-            try:
-                await anyio.sleep_forever()
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await anyio.sleep(1)
-                log.append(("unwound", anyio.current_time()))
-
-        async def main(log: list[object]) -> None:
-            async with Executor(1) as executor:
-                executor.submit(job, log)
-                with anyio.move_on_after(3) as scope:
-                    await executor.shutdown()
-                assert scope.cancelled_caught
-                log.append(anyio.current_time())
-
-        assert self.run(backend, main) == [("unwound", 4), 4]
-
-    def test_job_that_answers_the_cancellation_with_a_value(self, backend: str) -> None:
-        """A job that is cancelled after the grace, but returns a value, has succeeded."""
-
-        async def job() -> str:
-            try:
-                await anyio.sleep_forever()
-            except anyio.get_cancelled_exc_class():
-                return "partial result"
-
-        async def main(log: list[object]) -> None:
-            async with Executor(1) as executor:
-                future = executor.submit(job)
-                await executor.shutdown(grace=1)
-                log.append(future.result())
-
-        assert self.run(backend, main) == ["partial result"]
+    async with anyio.create_task_group() as tg:
+        async with Executor(1) as executor:
+            executor.submit(log.sleep, 100)
+            executor.submit(log.sleep, 100)
+            tg.start_soon(shut_down_later)
+            if not leaving:
+                await log.shutdown(executor, None)
+        log.note("left")
+    assert log[0] == ("cancelled", 3)
+    others = {"shut down by 2", "left"} | ({"shut down by None"} if not leaving else set())
+    assert {*log[1:]} == {(what, 3) for what in others}
 
 
 # Counting.
 
 
-def assert_adds_up(statistics: Statistics) -> None:
-    s = statistics
-    assert s.submitted == s.queued + s.running + s.lent + s.succeeded + s.failed + s.cancelled
-    assert min(dataclasses.astuple(s)) >= 0
-    assert s.running <= s.slots
-
-
-def test_statistics_of_an_unused_executor() -> None:
-    """Before anything is submitted all counts are 0."""
-    assert Executor(3).statistics() == Statistics(
-        slots=3, running=0, queued=0, lent=0, submitted=0, succeeded=0, failed=0, cancelled=0
-    )
-
-
-def test_statistics_are_frozen() -> None:
-    """A record of counts can't be changed, and compares by value."""
-    executor = Executor(math.inf)
+def test_statistics_are_a_record_of_one_moment() -> None:
+    """They can't be changed, and compare by value."""
+    executor = Executor(3)
     statistics = executor.statistics()
-    assert statistics.slots == math.inf
-    assert dataclasses.is_dataclass(statistics)
+    assert (
+        statistics
+        == executor.statistics()
+        == Statistics(
+            slots=3, running=0, queued=0, lent=0, submitted=0, succeeded=0, failed=0, cancelled=0
+        )
+    )
+    assert statistics is not executor.statistics()
     with pytest.raises(dataclasses.FrozenInstanceError):
         statistics.queued = 1  # type: ignore[misc]
-    assert statistics == executor.statistics()
-    assert statistics is not executor.statistics()
+    assert Executor(math.inf).statistics().slots == math.inf
 
 
+@run_anywhere
 async def test_statistics_count_each_job_where_it_is() -> None:
-    event = anyio.Event()
-
-    async def fail() -> None:
-        raise Boom
-
-    def counts() -> tuple[int, ...]:
-        return dataclasses.astuple(executor.statistics())[1:]
-
+    crew = Crew()
     async with Executor(2, on_error="log") as executor:
-        assert counts() == (0, 0, 0, 0, 0, 0, 0)
-        futures = [executor.submit(event.wait) for _ in range(3)]
-        assert counts() == (0, 3, 0, 3, 0, 0, 0)
+        before = executor.statistics()
+        futures = [executor.submit(crew.job) for _ in range(3)]
+        assert counts(executor) == (3, 0, 0, 0, 0, 0)
         await all_blocked()
-        assert counts() == (2, 1, 0, 3, 0, 0, 0)
+        assert counts(executor) == (1, 2, 0, 0, 0, 0)
         futures[2].cancel()
-        assert counts() == (2, 0, 0, 3, 0, 0, 1)
-        event.set()
+        assert counts(executor) == (0, 2, 0, 0, 0, 1)
+        crew.release()
         await gather(*futures[:2])
-        assert counts() == (0, 0, 0, 3, 2, 0, 1)
-        failed = executor.submit(fail)
-        await failed.wait()
-        failed.exception()
-        assert counts() == (0, 0, 0, 4, 2, 1, 1)
+        assert counts(executor) == (0, 0, 0, 2, 0, 1)
+        with pytest.raises(Boom):
+            await executor.submit(fail)
+        assert counts(executor) == (0, 0, 0, 2, 1, 1)
         running = executor.submit(anyio.sleep_forever)
         await all_blocked()
         running.cancel()
-        assert counts() == (1, 0, 0, 5, 2, 1, 1)
+        assert counts(executor) == (0, 1, 0, 2, 1, 1)
         await running.wait()
-        assert counts() == (0, 0, 0, 5, 2, 1, 2)
-    assert counts() == (0, 0, 0, 5, 2, 1, 2)
+        assert counts(executor) == (0, 0, 0, 2, 1, 2)
+    assert counts(executor) == (0, 0, 0, 2, 1, 2)
+    assert before.submitted == 0
 
 
-async def test_record_does_not_follow_the_executor() -> None:
-    """A record is of one moment: it stays as it was."""
-    async with Executor(1) as executor:
-        before = executor.statistics()
-        await executor.submit(give)
-        assert before.submitted == 0
-
-
+@run_anywhere
 @pytest.mark.parametrize("slots", [1, 3, math.inf])
-async def test_statistics_add_up_at_any_time(slots: float) -> None:
+async def test_statistics_are_what_the_futures_say_at_any_time(slots: float) -> None:
     """Wherever one looks, in jobs, cleanups, callbacks and other tasks, the counts are right."""
     futures: list[Future[None]] = []
     samples = 0
-    wrong = set()
+    wrong = []
 
     def sample(_: object = None) -> None:
         nonlocal samples
         samples += 1
-        statistics = executor.statistics()
-        assert_adds_up(statistics)
-        # The same counted one by one, by what the futures say.
-        counts = Counter(repr(future).split()[2].rstrip(">") for future in futures)
-        counts["submitted"] = len(futures)
-        for name in ("submitted", "queued", "running", "succeeded", "failed", "cancelled"):
-            if getattr(statistics, name) != counts[name]:
-                wrong.add(f"{name}: {getattr(statistics, name)}, not {counts[name]}")
+        said = Counter(repr(future).split()[2].rstrip(">") for future in futures)
+        expected = (said["queued"], said["running"], 0)
+        expected += (said["succeeded"], said["failed"], said["cancelled"])
+        if counts(executor) != expected or said["running"] > slots:
+            wrong.append((counts(executor), expected))
 
     def submit(number: int) -> None:
         futures.append(executor.submit(job, number))
@@ -897,8 +557,7 @@ async def test_statistics_add_up_at_any_time(slots: float) -> None:
             for future in futures[::4]:
                 future.cancel()
                 sample()
-            for _ in range(10):
-                await checkpoint()
+            await ticks(10)
             executor.cancel()
             sample()
             for future in futures:
@@ -907,45 +566,22 @@ async def test_statistics_add_up_at_any_time(slots: float) -> None:
                 future.cancelled() or future.exception()
         sample()
         tg.cancel_scope.cancel()
-    assert not wrong
+    assert wrong == []
     assert samples > 100
-    statistics = executor.statistics()
-    assert statistics.queued == statistics.running == 0
-    assert statistics.cancelled >= 8
+    assert executor.statistics().cancelled >= 8
 
 
-async def test_callback_finds_its_job_counted() -> None:
-    seen = []
-
-    async def fail() -> None:
-        raise Boom
-
-    def look(_: object) -> None:
-        s = executor.statistics()
-        seen.append((s.submitted, s.running, s.succeeded, s.failed, s.cancelled))
-
-    async with Executor(1) as executor:
-        for fn in (give, fail, anyio.sleep_forever, anyio.sleep_forever):
-            future: Future[Any] = executor.submit(fn)
-            future.add_done_callback(look)
-            if len(seen) < 3:
-                await all_blocked()
-            future.cancel()
-            await future.wait()
-            future.cancelled() or future.exception()
-    assert seen == [(1, 0, 1, 0, 0), (2, 0, 1, 1, 0), (3, 0, 1, 1, 1), (4, 0, 1, 1, 2)]
+# What it says of itself, and what becomes of it if it's dropped.
 
 
-# What it says of itself.
-
-
-async def test_repr_shows_state_and_live_counts() -> None:
-    """An executor's `repr` tells its name, its state, its slots, and what runs and waits now."""
+@run_anywhere
+async def test_repr_shows_name_state_slots_and_counts() -> None:
     executor = Executor(2, name="pages")
+    crew = Crew()
     assert repr(executor) == "<Executor 'pages' not entered slots=2 running=0 queued=0>"
     async with executor:
         for _ in range(5):
-            executor.submit(anyio.sleep_forever)
+            executor.submit(crew.job)
         assert repr(executor) == "<Executor 'pages' open slots=2 running=0 queued=5>"
         await all_blocked()
         assert repr(executor) == "<Executor 'pages' open slots=2 running=2 queued=3>"
@@ -954,29 +590,15 @@ async def test_repr_shows_state_and_live_counts() -> None:
         executor.cancel()
         await executor.join()
     assert repr(executor) == "<Executor 'pages' ended slots=2 running=0 queued=0>"
-
-
-async def test_repr_while_shutting_down() -> None:
-    """During the grace an executor's `repr` says that it's shutting down."""
-    event = anyio.Event()
     async with Executor(math.inf) as executor, anyio.create_task_group() as tg:
-        executor.submit(event.wait)
+        executor.submit(crew.job)
         tg.start_soon(executor.shutdown)
         await all_blocked()
         assert repr(executor) == "<Executor shutting down slots=inf running=1 queued=0>"
-        event.set()
+        crew.release()
 
 
-def test_slots_and_name_can_be_read() -> None:
-    """An executor gives back the slots and the name that it was made with."""
-    executor = Executor(3, name="pages")
-    assert (executor.slots, executor.name) == (3, "pages")
-    assert Executor(math.inf).slots == math.inf
-    assert Executor(1).name is None
-
-
-def test_executor_that_is_collected_while_open_warns() -> None:
-    """An executor that was entered and is gone without being left gives a `ResourceWarning`."""
+def test_an_executor_that_is_collected_while_open_warns() -> None:
     # asyncio's tasks, and what they refer to, may outlive their loop; trio gives up on them.
     code = """
 import gc, trio, anyslots
@@ -994,7 +616,8 @@ except trio.TrioInternalError:
     assert "ResourceWarning: <Executor 'abandoned'" in run.stderr
 
 
-async def test_executor_that_is_not_open_is_collected_silently() -> None:
+@run_anywhere
+async def test_an_executor_that_is_not_open_is_collected_silently() -> None:
     """One that was never entered, or has ended, may be dropped; pytest makes warnings errors."""
     unused = Executor(1)
     async with Executor(1) as executor:
@@ -1003,20 +626,19 @@ async def test_executor_that_is_not_open_is_collected_silently() -> None:
     gc.collect()
 
 
-@pytest.mark.parametrize("how", ["resting", "running"])
-def test_executor_that_is_never_left_does_not_keep_asyncio_from_ending(how: str) -> None:
+@pytest.mark.parametrize("jobs", [0, 3])
+def test_an_executor_that_is_never_left_does_not_keep_asyncio_from_ending(jobs: int) -> None:
     """`asyncio.run` ends although its main task left an executor entered, and jobs are settled."""
     futures: list[Future[Any]] = []
 
     async def main() -> None:
         executor = await Executor(1).__aenter__()
-        if how == "running":
-            futures.extend(executor.submit(anyio.sleep_forever) for _ in range(3))
-            await all_blocked()
+        futures.extend(executor.submit(anyio.sleep_forever) for _ in range(jobs))
+        await all_blocked()
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         asyncio.run(main())
-        assert [future.cancelled() for future in futures] == [True] * len(futures)
+        assert [future.cancelled() for future in futures] == [True] * jobs
         futures.clear()
         gc.collect()
