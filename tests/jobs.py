@@ -89,15 +89,6 @@ async def ticks(count: int) -> None:
         await checkpoint()
 
 
-async def in_turn(delay: int, first: Callable[[], object], second: Callable[[], object]) -> None:
-    """Call both, the second one so many ticks after the first; before it if that's negative."""
-    if delay < 0:
-        first, second, delay = second, first, -1 - delay
-    first()
-    await ticks(delay)
-    second()
-
-
 async def all_blocked() -> None:
     """Wait until every other task waits for something."""
     # On asyncio `wait_all_tasks_blocked` looks ten times a second: help it to be right at once.
