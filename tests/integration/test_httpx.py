@@ -7,7 +7,7 @@ import gc
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -115,15 +115,11 @@ class Setting:
             assert self.free()
 
     def free(self) -> bool:
-        return self.used() == (0, 0) and self.lane.statistics().queued == 0
-
-    def used(self) -> tuple[int, int]:
-        """How many slots of the lane are in use, and how many are lent."""
         statistics = self.lane.statistics()
-        return statistics.running, statistics.lent
+        return (statistics.running, statistics.queued) == (0, 0)
 
-    async def until_queued(self, number: int) -> None:
-        await until(lambda: self.lane.statistics().queued == number)
+    async def until_free(self) -> None:
+        await until(self.free)
 
 
 async def until(fn: Callable[[], bool]) -> None:
@@ -133,8 +129,13 @@ async def until(fn: Callable[[], bool]) -> None:
 
 
 @pytest.fixture(params=[httpx, httpx2], ids=lambda library: library.__name__)
-def setting(request: pytest.FixtureRequest) -> Setting:
-    return Setting(request.param)
+def library(request: pytest.FixtureRequest) -> ModuleType:
+    return request.param
+
+
+@pytest.fixture
+def setting(library: ModuleType) -> Setting:
+    return Setting(library)
 
 
 async def test_never_more_requests_than_slots(setting: Setting) -> None:
@@ -152,32 +153,26 @@ async def test_never_more_requests_than_slots(setting: Setting) -> None:
 
 
 async def test_a_streamed_response_keeps_its_slot(setting: Setting) -> None:
-    """Until it has been read, or is left; a request that waits for the slot may be cancelled."""
-    async with setting.client() as client:
-        async with client.stream("GET", "/stream") as response, anyio.create_task_group() as group:
+    async with setting.client() as client, anyio.create_task_group() as group:
+        async with client.stream("GET", "/stream") as response:
             parts = response.aiter_bytes()
             await anext(parts)
-            with anyio.CancelScope() as scope:
-                group.start_soon(cancel_once, lambda: setting.until_queued(1), scope)
-                await client.get("/hello")
-            await setting.until_queued(0)
             group.start_soon(client.get, "/hello")
-            await setting.until_queued(1)
-            assert setting.used() == (1, 0)
+            await until(lambda: setting.lane.statistics().queued == 1)
+            assert setting.lane.statistics().running == 1
             assert sum([len(part) async for part in parts]) > 0
-        await until(setting.free)
-        assert setting.ended.names == ["JobCancelled", "NoneType", "NoneType"]
+        await setting.until_free()
+        assert setting.ended.errors == [None, None]
+
+
+async def test_a_response_left_early_gives_its_slot_back(setting: Setting) -> None:
+    async with setting.client() as client:
         for _ in range(3):
             async with client.stream("GET", "/stream") as response:
                 async for _ in response.aiter_bytes():
                     break
             assert setting.free()
         assert (await client.get("/hello")).status_code == 200
-
-
-async def cancel_once(happened: Callable[[], Awaitable[None]], scope: anyio.CancelScope) -> None:
-    await happened()
-    scope.cancel()
 
 
 async def test_each_hop_of_a_redirect_is_a_request(setting: Setting) -> None:
@@ -207,27 +202,31 @@ async def test_the_lane_of_a_request(setting: Setting) -> None:
         await client.aclose()
 
 
-@pytest.mark.parametrize(
-    ("verdict", "pauses"), [(2.5, True), (True, False), (0, False), (None, False), (False, False)]
-)
-async def test_what_an_overload_ends_its_slot_with(
-    setting: Setting, verdict: float | None, pauses: bool
+@pytest.mark.parametrize(("verdict", "pauses"), [(2.5, True), (True, False), (0, False)])
+async def test_an_overload_ends_the_slot_with_it(
+    setting: Setting, verdict: float, pauses: bool
 ) -> None:
     def overloaded(response: Any) -> float | None:
         assert response.request.url.path == "/busy"
         return verdict if response.status_code == 429 else None
 
     async with setting.client(overloaded=overloaded) as client:
-        assert (await client.get("/busy")).status_code == 429
+        response = await client.get("/busy")
+        assert response.status_code == 429
         assert setting.lane.paused is pauses
         (error,) = setting.ended.errors
-        if verdict is None or verdict is False:
-            assert error is None
-            return
         assert isinstance(error, Overloaded)
         assert str(error).startswith("the server answered 429")
         assert error.status_code == 429
         assert error.seconds == (None if verdict is True else verdict)
+
+
+@pytest.mark.parametrize("verdict", [None, False])
+async def test_no_overload(setting: Setting, verdict: object) -> None:
+    async with setting.client(overloaded=lambda response: verdict) as client:
+        await client.get("/busy")
+        assert not setting.lane.paused
+        assert setting.ended.errors == [None]
 
 
 async def test_an_overloaded_function_that_fails(setting: Setting) -> None:
@@ -277,9 +276,23 @@ async def test_cancelled_at_each_step(setting: Setting, path: str, by_lane: bool
                     setting.lane.cancel()
                     await anyio.sleep(0.01)
                 group.cancel_scope.cancel()
-            await until(setting.free)
+            await setting.until_free()
         assert set(setting.ended.names) <= {"JobCancelled", "NoneType"}
         assert (await client.get("/hello")).status_code == 200
+
+
+async def test_a_slot_that_is_refused(setting: Setting) -> None:
+    """What the lane raises comes out of the request."""
+
+    def cost(request: Any) -> float:
+        assert request.url.path == "/hello"
+        return 2
+
+    async with setting.client():
+        transport = LimitedTransport(setting.lane.lane(rate=Rate(1, cost=cost)))
+        async with setting.library.AsyncClient(transport=transport) as client:
+            with pytest.raises(ValueError, match="a cost must be from 0 to the limit 1, not 2"):
+                await client.get(f"{setting.url}/hello")
 
 
 class ClosedAt:
@@ -314,32 +327,51 @@ async def test_a_request_that_is_dropped(setting: Setting) -> None:
     assert setting.ended.names == ["JobCancelled"]
 
 
+async def test_cancelled_while_waiting_for_a_slot(setting: Setting) -> None:
+    async with setting.client() as client, client.stream("GET", "/stream"):
+        async with anyio.create_task_group() as group:
+            group.start_soon(client.get, "/hello")
+            await until(lambda: setting.lane.statistics().queued == 1)
+            group.cancel_scope.cancel()
+        await until(lambda: setting.lane.statistics().queued == 0)
+        assert setting.lane.statistics().running == 1
+
+
 async def test_a_timeout_of_the_lane(setting: Setting) -> None:
-    """Between two reads, the code isn't cancelled; the slot is free, and the next read says why."""
-    async with setting.client(slot_timeout=0.3) as client:
+    async with setting.client(slot_timeout=0.1) as client:
         with pytest.raises(TimeoutError):
             await client.get("/slow?seconds=1")
         assert setting.free()
+        assert setting.ended.names == ["TimeoutError"]
+
+
+async def test_a_timeout_of_the_lane_between_two_reads(setting: Setting) -> None:
+    """The code between isn't cancelled; the slot is free, and the next read says why."""
+    async with setting.client(slot_timeout=0.5) as client:
         async with client.stream("GET", "/endless") as response:
             parts = response.aiter_bytes()
             await anext(parts)
-            await until(setting.free)
+            await setting.until_free()
             with pytest.raises(TimeoutError):
                 [part async for part in parts]
-        assert setting.ended.names == ["TimeoutError", "TimeoutError"]
+        assert setting.ended.names == ["TimeoutError"]
 
 
 async def test_cancelled_by_its_lane(setting: Setting) -> None:
-    async def get() -> None:
-        with pytest.raises(JobCancelled, match="enough"):
-            await client.get("/slow?seconds=1")
-
     async with setting.client(slots=2) as client:
+        cancelled = []
+
+        async def get() -> None:
+            with pytest.raises(JobCancelled, match="enough"):
+                await client.get("/slow?seconds=1")
+            cancelled.append(1)
+
         async with anyio.create_task_group() as group:
             group.start_soon(get)
             group.start_soon(get)
             await until(lambda: setting.site.running == 2)
             setting.lane.cancel("enough")
+        assert cancelled == [1, 1]
         assert setting.free()
 
 
@@ -358,7 +390,7 @@ async def test_read_and_closed_by_other_tasks(setting: Setting) -> None:
         async with serve(proxy) as url, setting.library.AsyncClient() as plain:
             for _ in range(3):
                 assert len((await plain.get(url)).content) == 10_000
-        await until(setting.free)
+        await setting.until_free()
         assert setting.ended.errors == [None] * 3
 
 
@@ -382,14 +414,13 @@ async def test_a_response_that_is_never_closed(setting: Setting) -> None:
         with pytest.warns(ResourceWarning, match="GET 127.0.0.1: response never closed"):  # noqa: PT031
             await client.send(request, stream=True)
             gc.collect()
-        await until(setting.free)
+        await setting.until_free()
         assert setting.ended.names == ["JobCancelled"]
         assert (await client.get("/hello")).status_code == 200
 
 
-async def test_a_transport_that_makes_responses_up(setting: Setting) -> None:
+async def test_a_transport_that_makes_responses_up(library: ModuleType) -> None:
     """Those that come with their content are closed from the start."""
-    library = setting.library
     inner = library.MockTransport(lambda request: library.Response(200, json=[1]))
     async with Executor(1) as lane:
         transport = LimitedTransport(lane, inner)
@@ -402,18 +433,19 @@ async def test_a_transport_that_makes_responses_up(setting: Setting) -> None:
 async def test_in_a_job(setting: Setting) -> None:
     """The job's own slot is lent while a response is open, so one suffices."""
     async with setting.client() as client:
+        executor = setting.lane
 
         async def job() -> list[tuple[int, int]]:
-            seen = [setting.used()]
+            seen = [executor.statistics()]
             async with client.stream("GET", "/stream"):
-                seen.append(setting.used())
-            seen.append(setting.used())
+                seen.append(executor.statistics())
+            seen.append(executor.statistics())
             await client.get("/hello")
-            return [*seen, setting.used()]
+            seen.append(executor.statistics())
+            return [(each.running, each.lent) for each in seen]
 
-        assert await setting.lane.submit(job) == [(1, 0), (1, 1), (1, 0), (1, 0)]
-        # Several of them are lent at the same time.
-        for future in [setting.lane.submit(job) for _ in range(3)]:
+        assert await executor.submit(job) == [(1, 0), (1, 1), (1, 0), (1, 0)]
+        for future in [executor.submit(job) for _ in range(3)]:  # which are lent at the same time
             assert all(running == 1 for running, _ in await future)
 
 
@@ -428,28 +460,37 @@ async def test_in_a_job_of_another_executor(setting: Setting) -> None:
         assert await other.submit(job) == (1, 0)
 
 
-async def test_responses_that_are_open_together(setting: Setting) -> None:
+async def test_two_responses_of_a_job(setting: Setting) -> None:
     """The job goes on in a slot of its own once that is closed for which it lent its own."""
     async with setting.client(slots=2) as client:
-
-        async def send() -> Any:
-            return await client.send(client.build_request("GET", "/stream"), stream=True)
+        executor = setting.lane
 
         async def job() -> list[tuple[int, int]]:
             seen = []
-            for response in [await send(), await send()]:
-                seen.append(setting.used())
+            requests = [client.build_request("GET", "/stream") for _ in range(2)]
+            responses = [await client.send(request, stream=True) for request in requests]
+            for response in responses:
+                seen.append(executor.statistics())
                 await response.aclose()
-            return [*seen, setting.used()]
+            seen.append(executor.statistics())
+            return [(each.running, each.lent) for each in seen]
 
-        assert await setting.lane.submit(job) == [(2, 1), (2, 0), (1, 0)]
-        # One that outlives its job has a slot, too.
-        response = await setting.lane.submit(send)
-        assert setting.used() == (1, 0)
+        assert await executor.submit(job) == [(2, 1), (2, 0), (1, 0)]
+
+
+async def test_a_response_that_outlives_its_job(setting: Setting) -> None:
+    async with setting.client(slots=2) as client:
+        executor = setting.lane
+
+        async def job() -> Any:
+            return await client.send(client.build_request("GET", "/stream"), stream=True)
+
+        response = await executor.submit(job)
+        assert (executor.statistics().running, executor.statistics().lent) == (1, 0)
         async with client.stream("GET", "/stream"):
-            assert setting.used() == (2, 0)
+            assert executor.statistics().running == 2
         await response.aclose()
-        assert setting.used() == (0, 0)
+        assert executor.statistics().running == 0
 
 
 async def test_a_job_that_is_cancelled_with_a_response_open(setting: Setting) -> None:
@@ -465,39 +506,44 @@ async def test_a_job_that_is_cancelled_with_a_response_open(setting: Setting) ->
         await opened.wait()
         future.cancel()
         await future.wait()
-        await until(setting.free)
+        await setting.until_free()
         assert (await client.get("/hello")).status_code == 200
 
 
 async def test_requests_of_a_job_during_shutdown(setting: Setting) -> None:
     """They are the job's own, which the grace is for."""
     async with setting.client() as client:
-        closed = anyio.Event()
+        started = anyio.Event()
 
         async def job() -> int:
-            await closed.wait()
-            return (await client.get("/hello")).status_code
+            started.set()
+            await anyio.sleep(0.1)
+            response = await client.get("/hello")
+            return response.status_code
 
         future = setting.lane.submit(job)
-        async with anyio.create_task_group() as group:
-            group.start_soon(setting.lane.shutdown, 5)
-            await until(lambda: "shutting down" in repr(setting.lane))
-            closed.set()
+        await started.wait()
+        await setting.lane.shutdown(grace=5)
         assert await future == 200
 
 
 async def test_limits_of_a_lane(setting: Setting) -> None:
-    """Rates count requests, whose cost is theirs; what the lane raises comes out of a request."""
-    costs = {"/hello": 1, "/redirect": 1, "/busy": 2}
+    """Rates count requests, whose cost is theirs; a queue timeout comes out of the request."""
     async with setting.client() as client:
-        rate = Rate(1, per=60, cost=lambda request: costs[request.url.path])
-        transport = LimitedTransport(setting.lane.lane(rate=rate, queue_timeout=0.05))
-        async with setting.library.AsyncClient(transport=transport, base_url=setting.url) as other:
-            with pytest.raises(ValueError, match="a cost must be from 0 to the limit 1, not 2"):
-                await other.get("/busy")
+        asked = []
+
+        def cost(request: Any) -> int:
+            asked.append(request.url.path)
+            return 1
+
+        lane = setting.lane.lane(rate=Rate(1, per=60, cost=cost), queue_timeout=0.05)
+        async with setting.library.AsyncClient(
+            transport=LimitedTransport(lane), base_url=setting.url
+        ) as other:
             assert (await other.get("/hello")).status_code == 200
             with pytest.raises(QueueTimeout):
                 await other.get("/redirect")
+        assert asked == ["/hello", "/redirect"]
         assert (await client.get("/hello")).status_code == 200
 
 
@@ -539,7 +585,7 @@ def test_native_cancellation_of_every_task() -> None:
                 assert all(task.cancelled() for task in done)
                 with pytest.raises(JobCancelled):
                     await response.aread()
-            await until(setting.free)
+            await setting.until_free()
 
     asyncio.run(main())
 

@@ -10,15 +10,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Set
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
-from jobs import check_idle, counts
 from suspensions import Steps, asyncio_task, living_tasks
 from virtual_time import VIRTUAL_BACKENDS, run_in_virtual_time
 
@@ -39,9 +37,9 @@ from anyslots import (
     wait,
 )
 
-pytestmark = pytest.mark.parametrize("backend", VIRTUAL_BACKENDS)
-
-Job = Callable[..., Awaitable[Any]]
+pytestmark = [
+    pytest.mark.parametrize("backend", VIRTUAL_BACKENDS),
+]
 
 
 class Failure(Exception):
@@ -58,17 +56,23 @@ class Trial:
         self.broken_limits = 0
         # Whether jobs are submitted whose futures nobody sees.
         self.unseen_jobs = False
-        self.tasks = living_tasks()
+        self.ended_blocks = 0
 
     def executor(self, slots: int, **options: Any) -> Executor:
-        self.executors.append(Executor(slots, **options))
-        return self.executors[-1]
+        executor = Executor(slots, **options)
+        self.executors.append(executor)
+        return executor
 
-    def submit(self, executor: Executor, job: Job, *args: Any) -> Future[Any]:
-        self.futures.append(executor.submit(self.counted, executor, job, *args))
-        return self.futures[-1]
+    def submit(
+        self, executor: Executor, job: Callable[..., Awaitable[Any]], *args: Any
+    ) -> Future[Any]:
+        future = executor.submit(self._counted, executor, job, *args)
+        self.futures.append(future)
+        return future
 
-    async def counted(self, executor: Executor, job: Job, *args: Any) -> Any:
+    async def _counted(
+        self, executor: Executor, job: Callable[..., Awaitable[Any]], *args: Any
+    ) -> Any:
         self.running[executor] += 1
         lent = executor.statistics().lent
         self.broken_limits += self.running[executor] - lent > executor.slots
@@ -86,25 +90,26 @@ class Trial:
         assert not any(self.running.values())
         for future in self.futures:
             assert future.done(), future
-        total: Counter[str] = Counter()
         for executor in self.executors:
-            queued, running, lent, *ended = counts(executor)
-            assert queued == running == lent == 0
-            total += Counter(dict(zip(("succeeded", "failed", "cancelled"), ended, strict=True)))
+            counts = executor.statistics()
+            ended = counts.succeeded + counts.failed + counts.cancelled
+            assert counts.submitted == ended, counts
+            assert counts.running == counts.queued == counts.lent == 0
             assert "ended" in repr(executor) or "not entered" in repr(executor)
             with pytest.raises(RuntimeError):
                 executor.submit(instant)
-        if not self.unseen_jobs:
-            assert total == Counter(
-                "cancelled" if f.cancelled() else "failed" if f.exception() else "succeeded"
-                for f in self.futures
-            )
-
-    async def check_all(self) -> None:
-        """The same, and that no task is left."""
-        self.check()
-        await checkpoint()
-        assert living_tasks() == self.tasks
+        outcomes = Counter(
+            "cancelled" if f.cancelled() else "failed" if f.exception() else "succeeded"
+            for f in self.futures
+        )
+        if self.executors and not self.unseen_jobs:
+            total: Counter[str] = Counter()
+            for executor in self.executors:
+                counts = executor.statistics()
+                total += Counter(
+                    cancelled=counts.cancelled, failed=counts.failed, succeeded=counts.succeeded
+                )
+            assert total == outcomes
 
 
 # Jobs.
@@ -172,17 +177,195 @@ async def pooled() -> object:
         return await to_pool.run_sync(pow, 2, 3, pool=pool, abandon_on_cancel=True)
 
 
-async def nesting(trial: Trial) -> str:
-    async with trial.executor(1) as inner:
-        futures = [trial.submit(inner, job) for job in (sleeping, shielding)]
-        return await futures[0]
+# Programs. Each ends by itself; its host may be cancelled anywhere.
 
 
-async def awaiting_another(trial: Trial) -> str:
-    other = trial.submit(trial.executors[0], sleeping)
-    await gather(other)
-    await other.wait()
-    return await other
+async def awaiting(trial: Trial) -> None:
+    async with trial.executor(2) as executor:
+        for future in trial.jobs(executor):
+            try:
+                await future
+            except (Failure, JobCancelled):
+                pass
+
+
+async def waiting(trial: Trial) -> None:
+    async with trial.executor(2) as executor:
+        for future in trial.jobs(executor):
+            await future.wait()
+        trial.futures[-1].exception()
+
+
+async def gathering(trial: Trial) -> None:
+    async with trial.executor(2) as executor:
+        futures = trial.jobs(executor)
+        with pytest.raises(Failure):
+            await gather(*futures)
+
+
+async def gathering_all(trial: Trial) -> None:
+    async with trial.executor(2) as executor:
+        results = await gather(*trial.jobs(executor), return_exceptions=True)
+        assert results[:3] == ["instant", "slept", "shielded"]
+
+
+async def gathering_nothing(trial: Trial) -> None:
+    async with trial.executor(1):
+        assert await gather() == []
+
+
+async def joining(trial: Trial) -> None:
+    async with trial.executor(2, on_error="log") as executor:
+        await executor.join()
+        trial.jobs(executor)
+        await executor.join()
+        trial.jobs(executor)
+
+
+async def leaving(trial: Trial) -> None:
+    async with trial.executor(2, on_error="log") as executor:
+        trial.jobs(executor)
+        trial.jobs(executor)
+
+
+async def leaving_at_once(trial: Trial) -> None:
+    async with trial.executor(2):
+        pass
+
+
+async def leaving_while_jobs_submit(trial: Trial) -> None:
+    async def parent(depth: int) -> None:
+        await checkpoint()
+        for _ in range(2 * (depth > 0)):
+            try:
+                trial.submit(executor, parent, depth - 1)
+            except ExecutorClosed:
+                pass
+        await anyio.sleep(0.1)
+
+    async with trial.executor(2) as executor:
+        trial.submit(executor, parent, 2)
+
+
+async def holding_errors(trial: Trial) -> None:
+    with pytest.raises(ExceptionGroup):
+        async with trial.executor(2) as executor:
+            trial.jobs(executor)
+
+
+async def cancelling_on_error(trial: Trial) -> None:
+    with pytest.raises(ExceptionGroup):
+        async with trial.executor(2, on_error="cancel") as executor:
+            trial.jobs(executor)
+            await anyio.sleep(5)
+
+
+async def cancelling_on_error_at_once(trial: Trial) -> None:
+    with pytest.raises(ExceptionGroup):
+        async with trial.executor(2, on_error="cancel") as executor:
+            trial.submit(executor, shielding)
+            trial.submit(executor, failing_at_once)
+            trial.submit(executor, instant)
+
+
+async def raising(trial: Trial) -> None:
+    with pytest.raises(Failure, match="body"):
+        async with trial.executor(2) as executor:
+            trial.jobs(executor)
+            await anyio.sleep(0.2)
+            raise Failure("body")
+
+
+async def raising_at_once(trial: Trial) -> None:
+    with pytest.raises(Failure, match="body"):
+        async with trial.executor(2) as executor:
+            trial.jobs(executor)
+            raise Failure("body")
+
+
+async def shutting_down(trial: Trial) -> None:
+    async with trial.executor(2, on_error="log") as executor:
+        trial.jobs(executor)
+        await executor.shutdown()
+        with pytest.raises(ExecutorClosed):
+            executor.submit(instant)
+
+
+async def shutting_down_with_grace(trial: Trial) -> None:
+    async with trial.executor(1, on_error="log") as executor:
+        trial.jobs(executor)
+        await executor.shutdown(grace=1.5)
+
+
+async def shutting_down_at_once(trial: Trial) -> None:
+    async with trial.executor(2, on_error="log") as executor:
+        trial.jobs(executor)
+        await checkpoint()
+        await executor.shutdown(grace=0)
+
+
+async def closing(trial: Trial) -> None:
+    async with trial.executor(1, on_error="log") as executor:
+        trial.jobs(executor)
+        executor.close()
+        await executor.join()
+
+
+async def cancelling_jobs(trial: Trial) -> None:
+    async with trial.executor(2) as executor:
+        for future in trial.jobs(executor):
+            await checkpoint()
+            future.cancel("one")
+        trial.jobs(executor)
+        await anyio.sleep(0.1)
+        executor.cancel("all")
+        await executor.join()
+        assert await trial.submit(executor, sleeping) == "slept"
+
+
+async def timing_out(trial: Trial) -> None:
+    with anyio.move_on_after(0.3):
+        async with trial.executor(2) as executor:
+            trial.jobs(executor)
+
+
+async def two_executors(trial: Trial) -> None:
+    async with trial.executor(1) as outer, trial.executor(1) as inner:
+        first = trial.submit(outer, sleeping)
+        second = trial.submit(inner, shielding)
+        assert await gather(second, first) == ["shielded", "slept"]
+
+
+async def executor_in_a_job(trial: Trial) -> None:
+    async def host() -> object:
+        async with trial.executor(1) as inner:
+            futures = [trial.submit(inner, job) for job in (sleeping, shielding)]
+            return await futures[0]
+
+    async with trial.executor(1) as outer:
+        future = trial.submit(outer, host)
+        trial.submit(outer, instant)
+        assert await future == "slept"
+
+
+async def awkward_jobs(trial: Trial) -> None:
+    async with trial.executor(3) as executor:
+        futures = [trial.submit(executor, job) for job in (catching, failing_in_cleanup, grouping)]
+        await gather(*futures, return_exceptions=True)
+
+
+async def enqueuing(trial: Trial) -> None:
+    trial.unseen_jobs = True
+    async with trial.executor(1, max_pending=1, on_error="log") as executor:
+        for job in (instant, sleeping, shielding, failing, sleeping):
+            trial.futures.append(await executor.enqueue(trial._counted, executor, job))
+
+
+async def handing_over(trial: Trial) -> None:
+    trial.unseen_jobs = True
+    async with trial.executor(1, max_pending=0) as executor, anyio.create_task_group() as group:
+        for _ in range(3):
+            group.start_soon(executor.enqueue, trial._counted, executor, sleeping)
 
 
 async def numbers(end: int) -> AsyncIterator[int]:
@@ -200,247 +383,57 @@ async def twice(number: int) -> int:
     return 2 * number
 
 
-# Programs. Each ends by itself; its host may be cancelled anywhere.
-
-
-Program = Callable[[Trial], Coroutine[Any, Any, None]]
-PROGRAMS: list[Any] = []
-
-
-def program(
-    slots: int, on_error: Any = "hold", raises: Any = (), **options: Any
-) -> Callable[[Callable[[Trial, Executor], Awaitable[None]]], None]:
-    """Make a program of what it does in an executor's block, which raises what it says."""
-
-    def decorate(body: Callable[[Trial, Executor], Awaitable[None]]) -> None:
-        async def run(trial: Trial) -> None:
-            try:
-                async with trial.executor(slots, on_error=on_error, **options) as executor:
-                    await body(trial, executor)
-            except raises:
-                return
-            assert not raises
-
-        PROGRAMS.append(pytest.param(run, id=body.__name__))
-
-    return decorate
-
-
-@program(2)
-async def awaiting(trial: Trial, executor: Executor) -> None:
-    for future in trial.jobs(executor):
-        try:
-            await future
-        except (Failure, JobCancelled):
-            pass
-
-
-@program(2)
-async def waiting(trial: Trial, executor: Executor) -> None:
-    for future in trial.jobs(executor):
-        await future.wait()
-    trial.futures[-1].exception()
-
-
-@program(2)
-async def gathering(trial: Trial, executor: Executor) -> None:
-    assert await gather() == []
-    with pytest.raises(Failure):
-        await gather(*trial.jobs(executor))
-
-
-@program(2)
-async def gathering_all(trial: Trial, executor: Executor) -> None:
-    results = await gather(*trial.jobs(executor), return_exceptions=True)
-    assert results[:3] == ["instant", "slept", "shielded"]
-
-
-@program(2)
-async def completing(trial: Trial, executor: Executor) -> None:
-    found = [future async for future in as_completed(trial.jobs(executor))]
-    assert len(found) == 4
-    with pytest.raises(Failure):
-        await trial.futures[3]
-
-
-@program(2)
-async def waiting_for_some(trial: Trial, executor: Executor) -> None:
-    futures = trial.jobs(executor)
-    for when in (FIRST_COMPLETED, FIRST_EXCEPTION, ALL_COMPLETED):
-        done, _ = await wait(futures, return_when=when)
-        assert done
-    futures[3].exception()
-
-
-@program(4)
-async def taking_the_first(trial: Trial, executor: Executor) -> None:
-    futures = [trial.submit(executor, job) for job in (failing, shielding, sleeping)]
-    assert await first_result(*futures) == "slept"
-
-
-@program(2, "log")
-async def joining(trial: Trial, executor: Executor) -> None:
-    await executor.join()
-    trial.jobs(executor)
-    await executor.join()
-    trial.jobs(executor)
-
-
-@program(2)
-async def leaving_at_once(trial: Trial, executor: Executor) -> None:
-    pass
-
-
-@program(2, "log")
-async def leaving(trial: Trial, executor: Executor) -> None:
-    trial.jobs(executor)
-    trial.jobs(executor)
-
-
-@program(2, "hold", ExceptionGroup)
-async def holding_errors(trial: Trial, executor: Executor) -> None:
-    trial.jobs(executor)
-
-
-@program(2)
-async def leaving_while_jobs_submit(trial: Trial, executor: Executor) -> None:
-    async def parent(depth: int) -> None:
-        await checkpoint()
-        for _ in range(2 * (depth > 0)):
-            try:
-                trial.submit(executor, parent, depth - 1)
-            except ExecutorClosed:
-                pass
-        await anyio.sleep(0.1)
-
-    trial.submit(executor, parent, 2)
-
-
-@program(2, "cancel", ExceptionGroup)
-async def cancelling_on_error(trial: Trial, executor: Executor) -> None:
-    trial.jobs(executor)
-    await anyio.sleep(5)
-
-
-@program(2, "cancel", ExceptionGroup)
-async def cancelling_on_error_at_once(trial: Trial, executor: Executor) -> None:
-    for job in (shielding, failing_at_once, instant):
-        trial.submit(executor, job)
-
-
-@program(2, raises=Failure)
-async def raising(trial: Trial, executor: Executor) -> None:
-    trial.jobs(executor)
-    await anyio.sleep(0.2)
-    raise Failure("body")
-
-
-@program(2, raises=Failure)
-async def raising_at_once(trial: Trial, executor: Executor) -> None:
-    trial.jobs(executor)
-    raise Failure("body")
-
-
-@program(2, "log")
-async def shutting_down(trial: Trial, executor: Executor) -> None:
-    trial.jobs(executor)
-    await executor.shutdown()
-    with pytest.raises(ExecutorClosed):
-        executor.submit(instant)
-
-
-@program(1, "log")
-async def shutting_down_with_grace(trial: Trial, executor: Executor) -> None:
-    trial.jobs(executor)
-    await executor.shutdown(grace=1.5)
-
-
-@program(2, "log")
-async def shutting_down_at_once(trial: Trial, executor: Executor) -> None:
-    trial.jobs(executor)
-    await checkpoint()
-    await executor.shutdown(grace=0)
-
-
-@program(1, "log")
-async def closing(trial: Trial, executor: Executor) -> None:
-    trial.jobs(executor)
-    executor.close()
-    await executor.join()
-
-
-@program(2)
-async def cancelling_jobs(trial: Trial, executor: Executor) -> None:
-    for future in trial.jobs(executor):
-        await checkpoint()
-        future.cancel("one")
-    trial.jobs(executor)
-    await anyio.sleep(0.1)
-    executor.cancel("all")
-    await executor.join()
-    assert await trial.submit(executor, sleeping) == "slept"
-
-
-@program(1)
-async def two_executors(trial: Trial, outer: Executor) -> None:
-    async with trial.executor(1) as inner:
-        first = trial.submit(outer, sleeping)
-        second = trial.submit(inner, shielding)
-        assert await gather(second, first) == ["shielded", "slept"]
-
-
-@program(1)
-async def executor_in_a_job(trial: Trial, outer: Executor) -> None:
-    future = trial.submit(outer, nesting, trial)
-    trial.submit(outer, instant)
-    assert await future == "slept"
-
-
-@program(3)
-async def awkward_jobs(trial: Trial, executor: Executor) -> None:
-    futures = [trial.submit(executor, job) for job in (catching, failing_in_cleanup, grouping)]
-    await gather(*futures, return_exceptions=True)
-
-
-@program(1, "log", max_pending=1)
-async def enqueuing(trial: Trial, executor: Executor) -> None:
+async def mapping_to_a_list(trial: Trial) -> None:
     trial.unseen_jobs = True
-    for job in (instant, sleeping, shielding, failing, sleeping):
-        trial.futures.append(await executor.enqueue(trial.counted, executor, job))
+    async with trial.executor(2) as executor:
+        assert await executor.map(twice, range(4)) == [0, 2, 4, 6]
+        assert await executor.map(twice, numbers(3), buffer=0) == [0, 2, 4]
 
 
-@program(1, max_pending=0)
-async def handing_over(trial: Trial, executor: Executor) -> None:
+async def mapping_as_a_stream(trial: Trial) -> None:
     trial.unseen_jobs = True
-    async with anyio.create_task_group() as group:
-        for _ in range(3):
-            group.start_soon(executor.enqueue, trial.counted, executor, sleeping)
+    async with trial.executor(2) as executor:
+        found = [result async for result in executor.map(twice, numbers(4), ordered=False)]
+        assert sorted(found) == [0, 2, 4, 6]
+        async with executor.map(twice, numbers(100)) as results:
+            async for result in results:
+                if result == 4:
+                    break
+        failing_map = executor.map(lambda _: failing(), range(1))
+        with pytest.raises(Failure):
+            await anext(failing_map)
 
 
-@program(2)
-async def mapping_to_a_list(trial: Trial, executor: Executor) -> None:
-    trial.unseen_jobs = True
-    assert await executor.map(twice, range(4)) == [0, 2, 4, 6]
-    assert await executor.map(twice, numbers(3), buffer=0) == [0, 2, 4]
+async def listing(trial: Trial) -> None:
+    assert await amap(twice, range(4), slots=2) == [0, 2, 4, 6]
 
 
-@program(2)
-async def mapping_as_a_stream(trial: Trial, executor: Executor) -> None:
-    trial.unseen_jobs = True
-    found = [result async for result in executor.map(twice, numbers(4), ordered=False)]
-    assert sorted(found) == [0, 2, 4, 6]
-    async with executor.map(twice, numbers(100)) as results:
-        async for result in results:
-            if result == 4:
-                break
-    failing_map = executor.map(lambda _: failing(), range(1))
-    with pytest.raises(Failure):
-        await anext(failing_map)
+async def completing(trial: Trial) -> None:
+    async with trial.executor(2) as executor:
+        found = [future async for future in as_completed(trial.jobs(executor))]
+        assert len(found) == 4
+        with pytest.raises(Failure):
+            await trial.futures[3]
 
 
-@program(1)
-async def lending(trial: Trial, executor: Executor) -> None:
-    async def lends() -> object:
+async def waiting_for_some(trial: Trial) -> None:
+    async with trial.executor(2) as executor:
+        futures = trial.jobs(executor)
+        for when in (FIRST_COMPLETED, FIRST_EXCEPTION, ALL_COMPLETED):
+            done, _ = await wait(futures, return_when=when)
+            assert done
+        futures[3].exception()
+
+
+async def taking_the_first(trial: Trial) -> None:
+    async with trial.executor(4) as executor:
+        jobs = (failing, shielding, sleeping)
+        futures = [trial.submit(executor, job) for job in jobs]
+        assert await first_result(*futures) == "slept"
+
+
+async def lending(trial: Trial) -> None:
+    async def lends(executor: Executor) -> object:
         async with lend_slot():
             await anyio.sleep(0.5)
         inner = [trial.submit(executor, job) for job in (sleeping, instant)]
@@ -448,42 +441,62 @@ async def lending(trial: Trial, executor: Executor) -> None:
             await anyio.sleep(0.5)
         return await gather(*inner)
 
-    for job in (lends, lends, sleeping):
-        trial.submit(executor, job)
+    async with trial.executor(1) as executor:
+        trial.submit(executor, lends, executor)
+        trial.submit(executor, lends, executor)
+        trial.submit(executor, sleeping)
 
 
-@program(2)
-async def calling_a_pool(trial: Trial, executor: Executor) -> None:
+async def calling_a_pool(trial: Trial) -> None:
     assert await pooled() == 8
-    futures = [trial.submit(executor, pooled) for _ in range(3)]
-    assert await pooled() == 8
-    assert await gather(*futures) == [8, 8, 8]
+    async with trial.executor(2) as executor:
+        futures = [trial.submit(executor, pooled) for _ in range(3)]
+        assert await pooled() == 8
+        assert await gather(*futures) == [8, 8, 8]
 
 
-async def timing_out(trial: Trial) -> None:
-    with anyio.move_on_after(0.3):
-        async with trial.executor(2) as executor:
-            trial.jobs(executor)
+PROGRAMS = [
+    awaiting,
+    calling_a_pool,
+    enqueuing,
+    handing_over,
+    mapping_to_a_list,
+    mapping_as_a_stream,
+    listing,
+    completing,
+    waiting_for_some,
+    taking_the_first,
+    lending,
+    waiting,
+    gathering,
+    gathering_all,
+    gathering_nothing,
+    joining,
+    leaving,
+    leaving_at_once,
+    leaving_while_jobs_submit,
+    holding_errors,
+    cancelling_on_error,
+    cancelling_on_error_at_once,
+    raising,
+    raising_at_once,
+    shutting_down,
+    shutting_down_with_grace,
+    shutting_down_at_once,
+    closing,
+    cancelling_jobs,
+    timing_out,
+    two_executors,
+    executor_in_a_job,
+    awkward_jobs,
+]
 
 
-async def listing(trial: Trial) -> None:
-    assert await amap(twice, range(4), slots=2) == [0, 2, 4, 6]
-
-
-PROGRAMS += [timing_out, listing]
-each_program = pytest.mark.parametrize("program", PROGRAMS)
-
-
-async def outcome_of(program: Awaitable[None], cancelled: Callable[[], bool]) -> str:
-    """A program that was cancelled somewhere raises nothing but what its jobs did."""
-    try:
-        await program
-    except Exception as error:
-        assert cancelled()
-        _, rest = BaseExceptionGroup("", [error]).split((Failure, JobCancelled, ExecutorClosed))
-        assert rest is None
-        return "raised"
-    return "completed"
+def check_expected(error: BaseException, cancelled: bool) -> None:
+    """A program that was cancelled somewhere raised nothing but what its jobs did."""
+    assert cancelled
+    _, rest = BaseExceptionGroup("", [error]).split((Failure, JobCancelled, ExecutorClosed))
+    assert rest is None
 
 
 @pytest.fixture(autouse=True)
@@ -493,31 +506,44 @@ def _quiet_and_clean(caplog: pytest.LogCaptureFixture):
     assert not [record for record in caplog.records if record.name == "asyncio"]
 
 
-@each_program
-def test_cancelling_the_host_at_each_of_its_suspensions(program: Program, backend: str):
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_cancelling_the_host_at_each_of_its_suspensions(
+    program: Callable[[Trial], Coroutine[Any, Any, None]], backend: str
+):
     """The scope around a program is cancelled at its k-th suspension: nothing is left or lost."""
 
     async def one_run(k: int) -> str:
         trial = Trial()
-        outcome = "cancelled"
+        before = living_tasks()
+        outcome = "completed"
         with anyio.CancelScope() as scope:
             steps = Steps(k, scope.cancel)
-            driven = steps.drive(program(trial))
-            outcome = await outcome_of(driven, lambda: steps.reached)
+
+            async def host():
+                await program(trial)
+                return "completed"
+
+            try:
+                await steps.drive(host())
+            except Exception as error:
+                check_expected(error, steps.reached)
+                outcome = "raised"
             # A cancellation must still be felt here, whatever became of the program.
             await checkpoint()
             assert not steps.reached, "the cancellation was lost"
             return outcome
         assert scope.cancelled_caught
-        await trial.check_all()
-        return "raised" if outcome == "raised" else "cancelled"
+        trial.check()
+        await checkpoint()
+        assert living_tasks() == before
+        return "cancelled" if outcome == "completed" else outcome
 
     sweep(backend, one_run)
 
 
-@each_program
+@pytest.mark.parametrize("program", PROGRAMS)
 def test_cancelling_the_hosts_task_natively_at_each_of_its_suspensions(
-    program: Program, backend: str
+    program: Callable[[Trial], Coroutine[Any, Any, None]], backend: str
 ):
     """The same with `asyncio.Task.cancel`, which comes just once: it isn't lost either."""
     if backend == "trio":
@@ -525,63 +551,73 @@ def test_cancelling_the_hosts_task_natively_at_each_of_its_suspensions(
 
     async def one_run(k: int) -> str:
         trial = Trial()
-        outcome = "cancelled"
+        raised = []
+        before = living_tasks()
+        task: asyncio.Task[Any]
         steps = Steps(k, lambda: task.cancel())
 
         async def host() -> None:
-            nonlocal outcome
-            outcome = await outcome_of(steps.drive(program(trial)), lambda: steps.reached)
+            try:
+                await steps.drive(program(trial))
+            except Exception as error:
+                check_expected(error, steps.reached)
+                raised.append(error)
             await asyncio.sleep(0)
             await asyncio.sleep(0)
 
         task = asyncio.create_task(host())
         await asyncio.wait([task])
         trial.check()
-        assert living_tasks() == trial.tasks
-        assert task.cancelled() is steps.reached, ("the cancellation was lost", outcome)
-        return "cancelled" if steps.reached and outcome == "completed" else outcome
+        assert living_tasks() == before
+        if not steps.reached:
+            await task
+            return "completed"
+        assert task.cancelled(), ("the cancellation was lost", task.exception())
+        return "raised" if raised else "cancelled"
 
     sweep(backend, one_run)
 
 
-@each_program
-def test_cancelling_a_program_after_each_number_of_ticks(program: Program, backend: str):
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_cancelling_a_program_after_each_number_of_ticks(
+    program: Callable[[Trial], Coroutine[Any, Any, None]], backend: str
+):
     """The same from another task, tick by tick and then in the middle of the sleeps."""
 
     async def one_run(k: int) -> str:
         trial = Trial()
-        outcome = "cancelled"
-        scope = anyio.CancelScope()
-        async with at_tick(k, scope.cancel) as tick:
-            with scope:
-                outcome = await outcome_of(program(trial), lambda: scope.cancel_called)
-                tick.cancel()
+        outcome = "completed"
+        before = living_tasks()
+        done = False
+        async with anyio.create_task_group() as group:
+
+            async def cancel_later(scope: anyio.CancelScope):
+                for tick in range(1, k):
+                    await (checkpoint() if tick < 10 else anyio.sleep(0.3))
+                if not done:
+                    scope.cancel()
+
+            with anyio.CancelScope() as scope:
+                group.start_soon(cancel_later, scope)
+                try:
+                    await program(trial)
+                except Exception as error:
+                    check_expected(error, scope.cancel_called)
+                    outcome = "raised"
+                else:
+                    outcome = "completed"
+                done = True
                 called = scope.cancel_called
                 await checkpoint()
                 assert not called, "the cancellation was lost"
+            group.cancel_scope.cancel()
         trial.check()
-        assert living_tasks() == trial.tasks
-        return "cancelled" if outcome == "completed" and scope.cancelled_caught else outcome
+        assert living_tasks() == before
+        if outcome == "completed" and scope.cancelled_caught:
+            outcome = "cancelled"
+        return outcome
 
     sweep(backend, one_run)
-
-
-@asynccontextmanager
-async def at_tick(k: int, act: Callable[[], object]) -> AsyncIterator[anyio.CancelScope]:
-    """Act at the k-th tick, unless the scope that it yields is cancelled by then."""
-    tick = anyio.CancelScope()
-
-    async def act_later() -> None:
-        with tick:
-            for number in range(1, k):
-                await (checkpoint() if number < 12 else anyio.sleep(0.3))
-            if not tick.cancel_called:
-                act()
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(act_later)
-        yield tick
-        tick.cancel()
 
 
 # Jobs that are cancelled at each of their own suspensions.
@@ -595,6 +631,19 @@ CANCELS: dict[str, Callable[[Future[Any], Executor, Any], object]] = {
     "its task": lambda future, executor, task: task.cancel(),
     "all three": lambda future, executor, task: (executor.cancel(), task.cancel(), future.cancel()),
 }
+
+
+async def nesting(trial: Trial) -> str:
+    async with trial.executor(1) as inner:
+        trial.submit(inner, shielding)
+        return await trial.submit(inner, sleeping)
+
+
+async def awaiting_another(trial: Trial) -> str:
+    other = trial.submit(trial.executors[0], sleeping)
+    await gather(other)
+    await other.wait()
+    return await other
 
 
 @pytest.mark.parametrize("when", ["waits", "resumes"])
@@ -613,6 +662,7 @@ def test_cancelling_a_job_at_each_of_its_suspensions(
 
     async def one_run(k: int) -> str:
         trial = Trial()
+        before = living_tasks()
         async with trial.executor(2, on_error="log") as executor:
             args = (trial,) if job in (nesting, awaiting_another) else ()
             tasks: list[Any] = []
@@ -635,8 +685,10 @@ def test_cancelling_a_job_at_each_of_its_suspensions(
                     assert not other.cancelled()
             after = [trial.submit(executor, unharmed) for _ in range(4)]
             assert await gather(*after) == ["unharmed"] * 4
-            check_idle(executor)
-        await trial.check_all()
+            assert executor.statistics().running == 0
+        trial.check()
+        await checkpoint()
+        assert living_tasks() == before
         if not steps.reached:
             assert not future.cancelled()
             return "completed"
@@ -691,20 +743,29 @@ def test_calling_anything_at_any_tick_of_a_busy_executor(
 
     async def one_run(k: int) -> str:
         trial = Trial()
-        acted = False
+        before = living_tasks()
+        acted = done = False
+        async with anyio.create_task_group() as group:
+            async with trial.executor(2, on_error="log") as executor:
+                trial.jobs(executor)
+                for job in (instant, instant, catching, grouping, failing_at_once):
+                    trial.submit(executor, job)
 
-        def act_now() -> None:
-            nonlocal acted
-            acted = True
-            act(trial, executor)
+                async def act_later():
+                    nonlocal acted
+                    for tick in range(1, k):
+                        await (checkpoint() if tick < 12 else anyio.sleep(0.3))
+                    if not done:
+                        acted = True
+                        act(trial, executor)
 
-        async with at_tick(k, act_now) as tick, trial.executor(2, on_error="log") as executor:
-            trial.jobs(executor)
-            for job in (instant, instant, catching, grouping, failing_at_once):
-                trial.submit(executor, job)
-            await executor.join()
-            tick.cancel()
-        await trial.check_all()
+                group.start_soon(act_later)
+                await executor.join()
+                done = True
+            group.cancel_scope.cancel()
+        trial.check()
+        await checkpoint()
+        assert living_tasks() == before
         if not acted:
             assert not any(future.cancelled() for future in trial.futures)
             return "completed"
@@ -717,16 +778,17 @@ def test_calling_anything_at_any_tick_of_a_busy_executor(
 
 
 def sweep(
-    backend: str,
-    one_run: Callable[[int], Awaitable[str]],
-    at_least: Set[str] = frozenset({"completed", "cancelled"}),
+    backend: str, one_run: Callable[[int], Awaitable[str]], at_least: set[str] | None = None
 ) -> set[str]:
     """Run for k = 1, 2, ... until nothing was cancelled any more; return the outcomes."""
+    if at_least is None:
+        at_least = {"completed", "cancelled"}
     outcomes = set()
 
     async def runs() -> None:
         for k in range(1, 1000):
-            outcomes.add(outcome := await one_run(k))
+            outcome = await one_run(k)
+            outcomes.add(outcome)
             if outcome == "completed":
                 return
         pytest.fail("never completed")
