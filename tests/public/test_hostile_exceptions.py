@@ -7,15 +7,19 @@ import logging
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from typing import Any, NoReturn
 
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
-from jobs import fail
+from jobs import Boom, check_idle, fail, give
 
 from anyslots import (
     Executor,
+    ExecutorClosed,
+    Future,
     JobCancelled,
     Retry,
     amap,
@@ -38,36 +42,30 @@ class FrozenSlots(Exception):
     text: str = "slots"
 
 
+def refuse(*args: object) -> NoReturn:
+    raise ZeroDivisionError
+
+
 class NoAttributes(Exception):
     __slots__ = ()
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(name)
 
-    def __delattr__(self, name: str) -> NoReturn:
-        raise AttributeError(name)
+    __delattr__ = __setattr__  # type: ignore[assignment]
 
 
 class NoTraceback(Exception):
     """Its traceback can be neither read nor set, by the usual means."""
 
-    @property
-    def __traceback__(self) -> NoReturn:  # type: ignore[override]
-        raise ZeroDivisionError
-
-    def with_traceback(self, tb: object) -> NoReturn:
-        raise ZeroDivisionError
+    __traceback__ = property(refuse)  # type: ignore[assignment]
+    with_traceback = refuse
 
 
 class NoNotes(Exception):
-    def add_note(self, note: str) -> NoReturn:
-        raise ZeroDivisionError
-
+    add_note = refuse
     if sys.version_info >= (3, 13):  # before, the standard library can't print its traceback
-
-        @property
-        def __notes__(self) -> NoReturn:
-            raise ZeroDivisionError
+        __notes__ = property(refuse)
 
 
 class Equal(Exception):
@@ -80,29 +78,15 @@ class Equal(Exception):
 
 
 class NoComparing(Exception):
-    def __eq__(self, other: object) -> NoReturn:
-        raise ZeroDivisionError
-
-    def __ne__(self, other: object) -> NoReturn:
-        raise ZeroDivisionError
-
-    def __hash__(self) -> NoReturn:
-        raise ZeroDivisionError
+    __eq__ = __ne__ = __hash__ = refuse
 
 
 class NoText(Exception):
-    def __repr__(self) -> NoReturn:
-        raise ZeroDivisionError
-
-    __str__ = __repr__
+    __repr__ = __str__ = refuse
 
 
 class NoTruth(Exception):
-    def __bool__(self) -> NoReturn:
-        raise ZeroDivisionError
-
-    def __len__(self) -> NoReturn:
-        raise ZeroDivisionError
+    __bool__ = __len__ = refuse
 
 
 class False_(Exception):
@@ -114,11 +98,7 @@ class False_(Exception):
 
 
 class Callable_(Exception):
-    def __call__(self) -> NoReturn:
-        raise ZeroDivisionError
-
-    def __await__(self) -> NoReturn:
-        raise ZeroDivisionError
+    __call__ = __await__ = refuse
 
 
 HOSTILE: list[Callable[[], Exception]] = [
@@ -147,11 +127,6 @@ class FrozenBase(BaseException):
 
 async def fail_at_once(error: BaseException) -> NoReturn:
     raise error
-
-
-async def give(value: int = 1) -> int:
-    await checkpoint()
-    return value
 
 
 @pytest.fixture(params=HOSTILE)
@@ -189,11 +164,11 @@ async def test_ways_to_collect_it(error: Exception) -> None:
         assert await caught(gather(executor.submit(fail, error))) is error
         results = await gather(executor.submit(fail, error), return_exceptions=True)
         assert results[0] is error
-        done, _ = await wait([executor.submit(fail, error), executor.submit(give)])
+        done, _ = await wait([executor.submit(fail, error), executor.submit(give, 1)])
         assert sum(future.exception() is error for future in done) == 1
         async for future in as_completed([executor.submit(fail, error)]):
             assert future.exception() is error
-        assert await first_result(executor.submit(fail, error), executor.submit(give)) == 1
+        assert await first_result(executor.submit(fail, error), executor.submit(give, 1)) == 1
         assert await caught(executor.map(fail, [error])) is error
         kept = await executor.map(fail, [error, error], return_exceptions=True)
         assert kept[0] is kept[1] is error
@@ -275,7 +250,7 @@ async def test_it_is_retried(error: Exception) -> None:
     async with Executor(1, retry=Retry(3, wait=0)) as executor:
         assert await caught(executor.submit(try_it)) is error
         assert attempts == 3
-        assert await executor.submit(give) == 1
+        assert await executor.submit(give, 1) == 1
 
 
 async def test_a_slot_that_it_leaves(error: Exception) -> None:
@@ -287,7 +262,7 @@ async def test_a_slot_that_it_leaves(error: Exception) -> None:
                 raise error
 
         assert await caught(hold()) is error
-        assert await executor.submit(give) == 1
+        assert await executor.submit(give, 1) == 1
 
 
 async def test_callbacks_and_instruments_that_raise_it(
@@ -302,25 +277,34 @@ async def test_callbacks_and_instruments_that_raise_it(
         job_submitted = job_started = job_finished = staticmethod(raise_it)
 
     async with Executor(1, instruments=[Instrument()]) as executor:
-        future = executor.submit(give)
+        future = executor.submit(give, 1)
         future.add_done_callback(raise_it)
         later: list[object] = []
         future.add_done_callback(later.append)
         assert await future == 1
-        assert await executor.submit(give) == 1
+        assert await executor.submit(give, 1) == 1
     assert later == [future]
     assert [each.levelname for each in caplog.records] == ["ERROR"] * (2 * is_logged)
 
 
-@pytest.mark.parametrize("make", [Base, FrozenBase, asyncio.CancelledError, GeneratorExit])
-async def test_base_exceptions_of_a_job(make: Any, loop_name: str) -> None:
+@pytest.mark.parametrize(
+    "make",
+    [
+        Base,
+        FrozenBase,
+        asyncio.CancelledError,
+        GeneratorExit,
+        partial(BaseExceptionGroup, "several", [Base(), ValueError()]),
+    ],
+)
+async def test_base_exceptions_of_a_job(make: Any) -> None:
     """That job alone fails, or is cancelled by what cancels; the executor goes on."""
     error = make()
     async with Executor(2) as executor:
         other = executor.submit(anyio.sleep, 0.01)
         for job in (fail, fail_at_once):
             future = executor.submit(job, error)
-            following = executor.submit(give)
+            following = executor.submit(give, 1)
             await future.wait()
             if isinstance(error, anyio.get_cancelled_exc_class()):
                 assert future.cancelled()
@@ -330,27 +314,16 @@ async def test_base_exceptions_of_a_job(make: Any, loop_name: str) -> None:
         assert await other is None
 
 
-async def test_groups_of_base_exceptions() -> None:
-    """A group with one in it is the job's failure, too."""
-    error = BaseExceptionGroup("several", [Base(), ValueError()])
-    async with Executor(1) as executor:
-        assert await caught(executor.submit(fail, error)) is error
-        assert await executor.submit(give) == 1
-
-
 # Foreign cancellations under asyncio.
 
 
-async def test_a_foreign_cancellation_keeps_message_and_cause(loop_name: str) -> None:
+@pytest.mark.usefixtures("asyncio_only")
+async def test_a_foreign_cancellation_keeps_message_and_cause() -> None:
     """`CancelledError("pool is closing")` is how the job's cancellation is explained."""
-    if loop_name == "trio":
-        pytest.skip("asyncio's own")
 
-    async def cancelled(with_cause: bool) -> None:
+    async def cancelled(cause: Exception | None) -> None:
         await checkpoint()
-        if with_cause:
-            raise asyncio.CancelledError("pool is closing") from cause
-        raise asyncio.CancelledError("pool is closing")
+        raise asyncio.CancelledError("pool is closing") from cause
 
     async def awaits_cancelled() -> None:
         future = asyncio.get_running_loop().create_future()
@@ -364,22 +337,16 @@ async def test_a_foreign_cancellation_keeps_message_and_cause(loop_name: str) ->
         await asyncio.sleep(0)
 
     cause = OSError("lost")
+    jobs = [(cancelled, cause), (cancelled, None), (awaits_cancelled,), (cancelled_natively,)]
     async with Executor(1) as executor:
-        for job, args in [
-            (cancelled, (True,)),
-            (cancelled, (False,)),
-            (awaits_cancelled, ()),
-            (cancelled_natively, ()),
-        ]:
-            future = executor.submit(job, *args)
+        for job, *args in jobs:
+            future: Future[None] = executor.submit(job, *args)
             with pytest.raises(JobCancelled, match="pool is closing") as info:
                 await future
-            if args == (True,):
-                assert info.value.__cause__ is cause
-            elif args:
-                assert info.value.__cause__ is None
+            if args:
+                assert info.value.__cause__ is args[0]
             assert future.cancelled()
-            assert await executor.submit(give) == 1
+            assert await executor.submit(give, 1) == 1
 
 
 # Sources of `map`.
@@ -401,16 +368,15 @@ class Iterating:
     """An iterator that isn't a generator, so that it may raise anything."""
 
     def __init__(self, error: BaseException, taken: int) -> None:
-        self.error, self.left = error, taken
+        self.error, self.numbers = error, iter(range(taken))
 
     def __iter__(self) -> Iterating:
         return self
 
     def __next__(self) -> int:
-        if not self.left:
-            raise self.error
-        self.left -= 1
-        return self.left
+        for number in self.numbers:
+            return number
+        raise self.error
 
 
 class AsyncIterating(Iterating):
@@ -424,66 +390,65 @@ class AsyncIterating(Iterating):
         return self.__next__()
 
 
-SOURCES = [sync_source, async_source, Iterating, AsyncIterating]
-SOURCE_ERRORS = [*HOSTILE, Base, FrozenBase, asyncio.CancelledError, GeneratorExit]
+every_source = pytest.mark.parametrize(
+    "source", [sync_source, async_source, Iterating, AsyncIterating]
+)
+SOURCE_ERRORS: list[Callable[[], BaseException]] = [
+    *HOSTILE,
+    Base,
+    FrozenBase,
+    asyncio.CancelledError,
+    GeneratorExit,
+    KeyboardInterrupt,
+    SystemExit,
+    JobCancelled,
+    ExecutorClosed,
+    TimeoutError,
+    partial(ExceptionGroup, "several", [Boom()]),
+    partial(BaseExceptionGroup, "several", [Base()]),
+]
 
 
-@pytest.mark.unmeasured
-@pytest.mark.parametrize("source", SOURCES)
+@every_source
 @pytest.mark.parametrize("make", SOURCE_ERRORS)
-@pytest.mark.parametrize("taken", [0, 1, 5])
-@pytest.mark.parametrize("how", ["stream", "list", "unordered", "items"])
-async def test_errors_of_sources_come_out_as_themselves(
-    source: Any, make: Any, taken: int, how: str
-) -> None:
-    """Whatever their class; no job but those of that `map` is touched."""
-    error = make()
-    results: list[Any] = []
+async def test_errors_of_sources_come_out_as_themselves(source: Any, make: Any) -> None:
+    """After the results of what came before; no job but those of that `map` is touched."""
+    for taken, how in product((0, 1, 5), ("stream", "list", "block", "unordered", "exceptions")):
+        error, results = make(), []
 
-    async def use(executor: Executor) -> None:
-        mapped = executor.map(give, source(error, taken), ordered=how != "unordered")
-        if how == "list":
-            results.extend(await mapped)
-        elif how == "items":
-            async for item in mapped.items():
-                results.append(item)
-        else:
-            async for result in mapped:
-                results.append(result)
+        async def use(mapped: Any, how: str = how, results: list[int] = results) -> None:
+            if how == "list":
+                await mapped
+            elif how == "block":
+                async with mapped:
+                    results.extend([result async for result in mapped])
+            else:
+                async for result in mapped:
+                    results.append(result)
 
-    async with Executor(2) as executor:
-        other = executor.submit(give, 7)
-        assert await caught(use(executor)) is error
-        assert await other == 7
-        assert await gather(*[executor.submit(give, n) for n in range(4)]) == [0, 1, 2, 3]
-        counts = executor.statistics()
-        assert (counts.running, counts.queued) == (0, 0)
-    assert len(results) <= taken
-
-
-@pytest.mark.parametrize("source", SOURCES)
-@pytest.mark.parametrize("fatal", [KeyboardInterrupt, SystemExit])
-async def test_sources_that_end_the_program(source: Any, fatal: Any, loop_name: str) -> None:
-    """The consumer gets it, as from any iterator; nothing hangs, and no job is lost."""
-    error = fatal()
-    async with Executor(2) as executor:
-        other = executor.submit(give, 7)
-
-        async def use() -> None:
-            async for _ in executor.map(give, source(error, 2)):
-                pass
-
-        assert await caught(use()) is error
-        assert await other == 7
+        async with Executor(2) as executor:
+            other = executor.submit(give, 7)
+            mapped = executor.map(
+                give,
+                source(error, taken),
+                ordered=how != "unordered",
+                return_exceptions=how == "exceptions",
+            )
+            assert await caught(use(mapped)) is error
+            if how not in ("list", "block"):
+                assert sorted(results) == list(range(taken))
+            assert await other == 7
+            assert await gather(*[executor.submit(give, n) for n in range(4)]) == [0, 1, 2, 3]
+            check_idle(executor)
 
 
 # Failures of a `map` that was handled.
 
 
 @pytest.mark.parametrize("ordered", [True, False])
-@pytest.mark.parametrize("how", ["stream", "list", "block"])
+@pytest.mark.parametrize("how", ["stream", "list", "block", "cancelled"])
 async def test_failures_of_a_map_that_was_handled_are_retrieved(how: str, ordered: bool) -> None:
-    """Two jobs fail at once; the error of one is handled, and the block doesn't raise the other."""
+    """Jobs fail together, or as the first one cancels them; the block raises none of the others."""
     failing = anyio.Event()
 
     async def fail_together(n: int) -> None:
@@ -492,23 +457,6 @@ async def test_failures_of_a_map_that_was_handled_are_retrieved(how: str, ordere
         await failing.wait()
         raise ValueError(n)
 
-    async with Executor(4) as executor:
-        mapped = executor.map(fail_together, range(4), ordered=ordered)
-        with pytest.raises(ValueError):  # noqa: PT011
-            if how == "list":
-                await mapped
-            elif how == "stream":
-                async for _ in mapped:
-                    pass
-            else:
-                async with mapped:
-                    async for _ in mapped:
-                        pass
-
-
-async def test_failures_of_jobs_that_a_failure_cancels_are_retrieved() -> None:
-    """The rest of the map fails as it's cancelled for the first one's sake."""
-
     async def fail_in_the_end(n: int) -> None:
         try:
             if n:
@@ -516,6 +464,14 @@ async def test_failures_of_jobs_that_a_failure_cancels_are_retrieved() -> None:
         finally:
             raise ValueError(n)
 
-    async with Executor(3) as executor:
-        with pytest.raises(ValueError, match="0"):
-            await executor.map(fail_in_the_end, range(3))
+    async with Executor(4) as executor:
+        job = fail_in_the_end if how == "cancelled" else fail_together
+        mapped = executor.map(job, range(4), ordered=ordered)
+        with pytest.raises(ValueError, match="0" if how == "cancelled" else "[0-3]"):
+            if how in ("list", "cancelled"):
+                await mapped
+            elif how == "stream":
+                await anext(mapped)
+            else:
+                async with mapped:
+                    await anext(mapped)
