@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
-from anyio import to_thread
 from anyio.lowlevel import checkpoint
 
 from anyslots import Executor, Lane, gather
@@ -99,21 +98,6 @@ async def all_blocked() -> None:
 async def cancel_when_blocked(scope: anyio.CancelScope) -> None:
     await all_blocked()
     scope.cancel()
-
-
-async def call_in_thread(fn: Callable[[], object]) -> None:
-    """Call ``fn`` in another thread; if that gives an awaitable, take its first step there."""
-
-    def call() -> None:
-        result = fn()
-        if isinstance(result, Awaitable):
-            steps = result.__await__()
-            try:
-                next(steps, None)
-            finally:
-                steps.close()
-
-    await to_thread.run_sync(call)
 
 
 def counts(lane: Lane) -> tuple[int, int, int, int, int, int]:

@@ -82,6 +82,7 @@ MUTANTS = [
     ),
     *mutants_of(
         "_scheduling/lane_tree.py",
+        ("LaneTree.recall", "_.is_keyed = False", "pass"),
         ("LaneTree.take", "_lane.held < _lane.limit", "_lane.held <= _lane.limit"),
         ("LaneTree.take", "self.count_emptied(_)", "pass"),
         ("LaneTree.forget", "_parent.succeeded += _node.succeeded", "pass"),

@@ -349,7 +349,8 @@ class KeyedLanes(Mapping[K, Lane]):
     The same key gives the same limits for as long as they matter: a key's lane is forgotten once
     it's idle, nothing refers to it, it's neither paused nor closed, and the windows of its rates
     have passed. Length, iteration and ``in`` are about the keys until then; ``in`` and `get` make
-    none. Looking up a key works from any thread, for `from_thread.submit`.
+    none. Looking up a key works from any thread, for `from_thread.submit`. Once nothing refers to
+    the mapping itself, its lanes are forgotten like any others.
 
     ::
 

@@ -10,13 +10,14 @@ import subprocess
 import sys
 import warnings
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
 import pytest
 from anyio import to_thread
 from anyio.lowlevel import checkpoint
-from jobs import Boom, Crew, all_blocked, call_in_thread, counts, fail, give, ticks
+from jobs import Boom, Crew, all_blocked, counts, fail, give, ticks
 from virtual_time import virtual
 
 from anyslots import Executor, ExecutorClosed, Future, JobCancelled, Statistics, gather
@@ -31,6 +32,21 @@ async def call(executor: Executor, what: str) -> None:
     result = getattr(executor, what)()
     if result is not None:
         await result
+
+
+async def call_in_thread(fn: Callable[[], object]) -> None:
+    """Call ``fn`` in another thread; if that gives an awaitable, take its first step there."""
+
+    def call() -> None:
+        result = fn()
+        if isinstance(result, Awaitable):
+            steps = result.__await__()
+            try:
+                next(steps, None)
+            finally:
+                steps.close()
+
+    await to_thread.run_sync(call)
 
 
 async def submit_after(event: anyio.Event, executor: Executor, value: object = None) -> Any:

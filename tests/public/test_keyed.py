@@ -377,10 +377,17 @@ def test_memory_is_that_of_the_live_keys(backend) -> None:
     assert run_in_virtual_time(backend, main) < 300_000
 
 
+def living_lanes() -> int:
+    """How many nodes there are, of whatever tree; `Lane.children` shows only those that matter."""
+    gc.collect()
+    return sum(type(each).__name__ == "LaneState" for each in gc.get_objects())
+
+
 @pytest.mark.anyio
 async def test_lanes_of_a_dropped_mapping_are_forgotten() -> None:
     """But for one that's held, and one that has jobs until these have ended."""
     async with Executor(2) as executor:
+        before = living_lanes()
         mapping = executor.keyed(slots=1)
         held, crew = mapping["held"], Crew()
         future = mapping["busy"].submit(crew.job)
@@ -389,12 +396,30 @@ async def test_lanes_of_a_dropped_mapping_are_forgotten() -> None:
         await all_blocked()
         del mapping
         gc.collect()
-        executor.keyed()["sweeps"]
-        assert {lane.name for lane in executor.children} >= {"held", "busy"}
-        assert len(executor.children) <= 3
+        executor.lane()
+        assert {lane.name for lane in executor.children} == {"held", "busy"}
+        assert living_lanes() == before + 3  # and the last one that was made
         crew.release()
         await future
-        await all_blocked()
-        assert held in executor.children
-        assert "busy" not in {lane.name for lane in executor.children}
+        del future
+        executor.lane()
+        assert executor.children == (held,)
+        assert living_lanes() == before + 2
         assert executor.statistics().succeeded == 11
+
+
+@pytest.mark.anyio
+async def test_a_lane_that_is_recalled_by_a_future_is_forgotten_again() -> None:
+    """A key's lane that the mapping has forgotten is like any other."""
+    async with Executor(2) as executor:
+        hosts, before = executor.keyed(), living_lanes()
+        future = hosts["a"].submit(give)
+        await future
+        for key in "bcd":
+            hosts[key]
+        lane = future.lane
+        assert lane in executor.children
+        del lane, future, hosts
+        gc.collect()
+        executor.lane()
+        assert living_lanes() == before + 1

@@ -59,17 +59,19 @@ class KeyedNodes(Generic[K]):
             return make_handle(self._add(key, made) if node is None else node)
 
     def _add(self, key: K, options: LaneOptions) -> LaneState:
-        self._sweep(SWEPT)
+        is_own_thread = self._sweep(SWEPT)
         name = key if isinstance(key, str) else repr(key)
         # Not by `Runtime.add_lane`: the mapping holds the parent, and sweeps by itself.
         node = self.nodes[key] = LaneState(self.parent, name, options)
         node.is_keyed = True
+        if not is_own_thread:
+            node.catch_up()
         self.keys.append(key)
         return node
 
     def release(self) -> None:
         """The mapping is gone: its lanes end as others do. In any thread, and at any time."""
-        for node in self.nodes.values():
+        for node in list(self.nodes.values()):  # the event loop's thread may sweep meanwhile
             node.is_keyed = False
             self.runtime.scheduler.tree.dropped.append(node)
 
@@ -85,19 +87,22 @@ class KeyedNodes(Generic[K]):
             self._sweep(len(self.keys))
             return [key for key, node in self.nodes.items() if not self._is_over(node)]
 
-    def _sweep(self, most: int) -> None:
+    def _sweep(self, most: int) -> bool:
+        """Look at the oldest keys; False if that's left to the event loop's thread."""
         runtime = self.runtime
         if runtime.thread not in (None, get_ident()):
             self._ask_for_sweep()
-            return
+            return False
         scheduler = runtime.scheduler
         if scheduler.transaction.busy:
-            return  # this isn't the time to change the tree
+            return True  # this isn't the time to change the tree
         tree = scheduler.tree
         if tree.dropped:
             tree.sweep()
         keys = self.keys
-        for _ in range(min(most, len(keys))):
+        for _ in range(most):
+            if not keys:
+                break
             key = keys.popleft()
             node = self.nodes[key]
             if self._is_over(node):
@@ -105,6 +110,7 @@ class KeyedNodes(Generic[K]):
                 tree.forget(node)
             else:
                 keys.append(key)
+        return True
 
     def _ask_for_sweep(self) -> None:
         """Have the event loop's thread sweep, as this is another one."""

@@ -203,13 +203,16 @@ class Runtime:
                 self.scheduler.tree.sweep()
             if parent.forgotten:
                 self.scheduler.tree.recall(parent)
-        elif not self.sweep_posted:
+            return LaneState(parent, name, options)
+        if not self.sweep_posted:
             self.sweep_posted = True
             try:
                 self.backend.post(self.sweep)
             except RuntimeError:
                 pass  # the event loop is closed
-        return LaneState(parent, name, options)
+        node = LaneState(parent, name, options)
+        node.catch_up()  # with what the event loop's thread has done in the meantime
+        return node
 
     def sweep(self) -> None:
         """Forget the lanes that were dropped."""

@@ -23,8 +23,6 @@ NO_LIMIT = 10**9
 
 NEVER = -math.inf
 
-DEFAULTS = LaneOptions()
-
 
 class Outside:
     """What a root finds around itself, as lanes inside others find their parents: no options."""
@@ -78,9 +76,7 @@ class LaneState(Member):
     is_attended: bool
     limit: int
 
-    def __init__(
-        self, parent: LaneState | None, name: str | None, options: LaneOptions = DEFAULTS
-    ) -> None:
+    def __init__(self, parent: LaneState | None, name: str | None, options: LaneOptions) -> None:
         slots, priority, self.max_pending, rates, gate, self.inherited = options
         self.priority = priority
         self.is_ready = False
@@ -100,12 +96,10 @@ class LaneState(Member):
 
         # The options, but for those in `inherited`.
         self.adaptive: AdaptiveLimit | None = None
-        self.slots: float
         if isinstance(slots, Adaptive):
             self.adaptive = AdaptiveLimit(slots)
-            self.slots = self.adaptive.limit
-        else:
-            self.slots = slots
+            slots = self.adaptive.limit
+        self.slots: float = slots
         self.windows = tuple([RateWindow(rate) for rate in rates]) if rates else ()
         self.gate = None if gate is None else Gate(gate)
 
@@ -139,9 +133,20 @@ class LaneState(Member):
             self.thread = parent.thread
             self.closed = parent.closed
             self.is_observed = parent.is_observed
-            parent.children[self] = None
         self.apply_options()
-        self.limit = NO_LIMIT if self.slots == math.inf else int(self.slots)
+        # As `update_limit` has it where nothing stops the lane.
+        self.limit = NO_LIMIT if slots == math.inf else int(slots)
+        if parent is not None:
+            parent.children[self] = None  # at last: another thread may make it
+
+    def catch_up(self) -> None:
+        """Follow what has changed in the lane around it while this one wasn't in the tree."""
+        parent = self.parent
+        assert parent is not None
+        if parent.closed:
+            self.closed = True
+        self.thread = None if self.closed else parent.thread
+        self.apply_options()
 
     def path(self) -> Iterator[LaneState]:
         """This lane and those around it, up to the root."""

@@ -252,10 +252,8 @@ class LaneTree:
             parent.succeeded -= node.succeeded
             parent.failed -= node.failed
             parent.cancelled -= node.cancelled
-            # What it has missed.
-            node.closed = node.closed or parent.closed
-            node.thread = None if node.closed else parent.thread
-            node.apply_options()
+            node.is_keyed = False  # its mapping has let go of it
+            node.catch_up()
             self.update_timer(node)
 
     # Rates, gates and time.

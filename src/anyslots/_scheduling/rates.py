@@ -100,6 +100,7 @@ class RateWindow:
         `used` is the sum of both, as exactly as floats add up; 0 if there are none
     """
 
+    # No slots: CPython makes an object with a constructor in fewer steps without them.
     def __init__(self, rate: Rate) -> None:
         self.rate = rate
         # The windows that have replaced it and count the same charges.

@@ -30,6 +30,7 @@ class ReadyQueue:
         there are at most `2 * count + 33` rings when one is added
     """
 
+    # No slots: CPython makes an object with a constructor in fewer steps without them.
     def __init__(self) -> None:
         self.count = 0
         self.first: Any = None
